@@ -1,0 +1,434 @@
+//! The checkout saga, in its coordinators.
+//!
+//! ```text
+//! hold every line at its SKU actor (in order of SKU, in memory) ─▶ one entry: key, order, lines, payment ─▶ committed
+//!        │ short? drop the holds: nothing has happened                  │ refused? the holds drop with the entry
+//! ```
+//!
+//! Up to the entry everything is a promise in memory, so a crash leaves nothing behind and a retry holds nothing twice.
+//! From the commit on the order, its payments and its tasks *are* the saga's state: the order actor carries it on, to
+//! payment and fulfilment, whoever dies in between. Holding in order of SKU keeps baskets from waiting for each other in a
+//! circle.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dashmap::DashMap;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use serde_json::json;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    task::JoinSet,
+};
+
+use crate::{
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{
+        Address, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState, PaymentId, Quantity,
+        Refusal, ShortLine, SkuId, Who,
+    },
+    journal::Verdict,
+    order::{self, Orders},
+    shelf::Hold,
+    sku::{HoldError, Skus},
+    store::entry::{Entry, Key, Line, Placement},
+};
+
+/// One line of a checkout, priced by the shop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PricedLine {
+    /// What.
+    pub sku_id: SkuId,
+    /// How many, 1 or more.
+    pub quantity: i64,
+    /// At what price each.
+    pub unit_price: Money,
+}
+
+/// A buyer's wish, quoted: every line a different SKU.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// Whose key: a member, or `guest`.
+    pub principal: String,
+    /// The client's idempotency key.
+    pub key: String,
+    /// SHA-256 of everything the client asked for.
+    pub fingerprint: [u8; 32],
+    /// What is bought.
+    pub lines: Vec<PricedLine>,
+    /// What it costs together.
+    pub total: Money,
+    /// Whose it is.
+    pub email: Email,
+    /// Where it goes.
+    pub ship_to: Address,
+    /// The provider to announce the payment to at once.
+    pub payment: Option<String>,
+}
+
+impl Checkout {
+    /// The last look before anything is decided: a line that names its SKU again would wait for its own promise, and a
+    /// total that is not its lines' would be charged.
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        let mut sku_ids: Vec<SkuId> = self.lines.iter().map(|line| line.sku_id).collect();
+        sku_ids.sort_unstable();
+        sku_ids.dedup();
+        if sku_ids.is_empty() || sku_ids.len() < self.lines.len() {
+            return Err(Invalid::new("lines", "is a list of different SKUs, one at least"));
+        }
+        let mut total = Money::new(0, self.total.currency);
+        for line in &self.lines {
+            let units = Quantity::new(line.quantity)?.units();
+            let sum = line.unit_price.times(units).and_then(|price| total.plus(price));
+            total = sum.map_err(|error| Invalid::new("lines", error.to_string()))?;
+        }
+        if total != self.total {
+            return Err(Invalid::new("total", format!("is not what the lines cost, {total}")));
+        }
+        Ok(())
+    }
+}
+
+/// A checkout that is in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The order.
+    pub order_id: OrderId,
+    /// `awaiting_payment`, or `confirmed` where there was nothing to pay.
+    pub status: OrderStatus,
+    /// When its lines are given back unless it is paid.
+    pub hold_expires_at: DateTime<Utc>,
+    /// The payment that was announced with it.
+    pub payment_id: Option<PaymentId>,
+}
+
+/// How a checkout ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Placed(Placed),
+    /// The key was used before.
+    KeyTaken,
+}
+
+type Reply = oneshot::Sender<Result<Outcome, Refusal>>;
+
+pub(crate) struct Begin {
+    pub checkout: Box<Checkout>,
+    /// Taken before anything was decided; given back when the saga has ended.
+    pub permit: OwnedSemaphorePermit,
+    pub reply: Reply,
+}
+
+/// How many coordinators share the sagas.
+const COORDINATORS: usize = 4;
+
+/// What the engine holds of the coordinators.
+pub(crate) struct Checkouts {
+    directory: Arc<Directory<Coordinator>>,
+    turn: AtomicUsize,
+}
+
+impl Checkouts {
+    pub(crate) fn new(directory: Arc<Directory<Coordinator>>) -> Self {
+        Self { directory, turn: AtomicUsize::new(0) }
+    }
+
+    /// Hands a checkout to a coordinator.
+    pub(crate) async fn begin(&self, checkout: Checkout, permit: OwnedSemaphorePermit) -> Result<Outcome, Refusal> {
+        let which = self.turn.fetch_add(1, Ordering::Relaxed) % COORDINATORS + 1;
+        let checkout = Box::new(checkout);
+        self.directory.ask(which, |reply| Begin { checkout, permit, reply }).await
+    }
+}
+
+/// How coordinators are started.
+pub(crate) struct Coordinator {
+    pub context: Arc<Context>,
+    pub skus: Skus,
+    pub orders: Orders,
+}
+
+/// The sagas that one coordinator carries, for the tree.
+#[derive(Default)]
+pub(crate) struct Carried {
+    sagas: DashMap<u64, (&'static str, DateTime<Utc>)>,
+    next: AtomicU64,
+}
+
+#[async_trait]
+impl Kind for Coordinator {
+    const NAME: &'static str = "checkouts";
+    const ONE: &'static str = "coordinator";
+    const MAILBOX: usize = 65_536;
+    const ESCALATES: bool = true;
+    type Key = usize;
+    type Msg = Begin;
+    type Shared = Arc<Carried>;
+
+    fn shared(&self, _: usize) -> Arc<Carried> {
+        Arc::default()
+    }
+
+    async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let carrier = Carrier {
+            context: Arc::clone(&self.context),
+            skus: self.skus.clone(),
+            orders: self.orders.clone(),
+            carried: Arc::clone(&cell.shared),
+        };
+        let spawned = Actor::spawn_linked(None, carrier, (), supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, _: &Arc<Carried>) -> bool {
+        false
+    }
+
+    fn detail(&self, carried: &Arc<Carried>) -> Option<serde_json::Value> {
+        let some: Vec<_> =
+            carried.sagas.iter().take(20).map(|saga| json!({ "step": saga.0, "since": saga.1 })).collect();
+        Some(json!({ "carries": carried.sagas.len(), "sagas": some }))
+    }
+}
+
+struct Carrier {
+    context: Arc<Context>,
+    skus: Skus,
+    orders: Orders,
+    carried: Arc<Carried>,
+}
+
+impl Actor for Carrier {
+    type Msg = Envelope<Coordinator>;
+    /// Sagas under way: a coordinator that dies takes its sagas along, and their holds drop.
+    type State = JoinSet<()>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<JoinSet<()>, ActorProcessingErr> {
+        Ok(JoinSet::new())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        sagas: &mut JoinSet<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (begin, _ticket) = envelope.open();
+        while sagas.try_join_next().is_some() {}
+        let saga = Saga {
+            context: Arc::clone(&self.context),
+            skus: self.skus.clone(),
+            orders: self.orders.clone(),
+            line: CarriedLine::new(&self.carried, self.context.clock.now()),
+        };
+        sagas.spawn(saga.run(begin));
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, sagas: &mut JoinSet<()>) -> Result<(), ActorProcessingErr> {
+        while sagas.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// A saga's line in its coordinator's list.
+struct CarriedLine {
+    carried: Arc<Carried>,
+    number: u64,
+}
+
+impl CarriedLine {
+    fn new(carried: &Arc<Carried>, now: DateTime<Utc>) -> Self {
+        let number = carried.next.fetch_add(1, Ordering::Relaxed);
+        carried.sagas.insert(number, ("holding", now));
+        Self { carried: Arc::clone(carried), number }
+    }
+
+    fn step(&self, step: &'static str) {
+        if let Some(mut line) = self.carried.sagas.get_mut(&self.number) {
+            line.0 = step;
+        }
+    }
+}
+
+impl Drop for CarriedLine {
+    fn drop(&mut self) {
+        self.carried.sagas.remove(&self.number);
+    }
+}
+
+struct Saga {
+    context: Arc<Context>,
+    skus: Skus,
+    orders: Orders,
+    line: CarriedLine,
+}
+
+impl Saga {
+    async fn run(self, begin: Begin) {
+        let Begin { checkout, permit, mut reply } = begin;
+        let _permit = permit;
+        let faults = &self.context.faults;
+        faults.hit("checkout.begun", "");
+        let held = tokio::select! {
+            held = self.hold(&checkout) => held,
+            () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
+        };
+        let holds = match held {
+            Ok(holds) => holds,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        faults.hit("checkout.held", "");
+        self.line.step("committing");
+        let ids = match self.context.ids.take(8).await {
+            Ok(ids) => ids,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let (placed, entry) = self.write(&checkout, holds, ids);
+        let order_id = placed.order_id;
+        let pays = placed.payment_id.is_some();
+        let (tell, hear) = oneshot::channel();
+        // the reply travels in the entry: should this saga die, the buyer still hears
+        let done = move |verdict| {
+            reply.send(outcome(verdict, placed)).ok();
+            tell.send(verdict).ok();
+        };
+        if self.context.journal.append(entry, done).await.is_err() {
+            return; // superseded: the reply has dropped, and its asker says so
+        }
+        faults.hit("checkout.appended", "");
+        if hear.await == Ok(Verdict::Committed) {
+            faults.hit("checkout.committed", "");
+            if pays {
+                self.line.step("announcing the payment");
+                self.orders.tell(order_id, order::Msg::Work).await;
+            }
+        }
+    }
+
+    /// Holds every line, or names every line that cannot be had; what was held is given back with the error.
+    async fn hold(&self, checkout: &Checkout) -> Result<Vec<Hold>, Refusal> {
+        let mut holds = Vec::with_capacity(checkout.lines.len());
+        let mut short = Vec::new();
+        let mut by_sku: Vec<&PricedLine> = checkout.lines.iter().collect();
+        by_sku.sort_unstable_by_key(|line| line.sku_id);
+        for line in by_sku {
+            match self.skus.hold(line.sku_id, line.quantity).await {
+                Ok(hold) => holds.push(hold),
+                Err(HoldError::SoldOut { available }) => {
+                    short.push(ShortLine { sku_id: line.sku_id, requested: line.quantity, available });
+                }
+                Err(HoldError::Refused(Refusal::NotFound(_))) => {
+                    return Err(Invalid::new("lines", format!("there is no SKU {}", line.sku_id)).into());
+                }
+                Err(HoldError::Refused(refusal)) => return Err(refusal),
+            }
+        }
+        if short.is_empty() { Ok(holds) } else { Err(Refusal::OutOfStock(short)) }
+    }
+
+    /// The one entry that places the order.
+    fn write(&self, checkout: &Checkout, holds: Vec<Hold>, mut ids: Range<i64>) -> (Placed, Entry) {
+        let at = self.context.clock.now();
+        let order_id = OrderId(ids.next().expect("eight were taken"));
+        let free = checkout.total.minor == 0;
+        let (status, state) = if free {
+            (OrderStatus::Confirmed, PartState::Committed)
+        } else {
+            (OrderStatus::AwaitingPayment, PartState::Held)
+        };
+        let deadline = if free { at } else { at + self.context.policy.hold };
+        let mut entry = Entry::new(at, Who::Buyer);
+        entry.key = Some(Key {
+            principal: checkout.principal.clone(),
+            key: checkout.key.clone(),
+            route: "checkout",
+            fingerprint: checkout.fingerprint,
+            ref_id: order_id.0,
+        });
+        entry.place = Some(Box::new(Placement {
+            order_id,
+            email: checkout.email.as_str().to_owned(),
+            address: json!(checkout.ship_to).to_string(),
+            currency: checkout.total.currency.to_string(),
+            total_minor: checkout.total.minor,
+            deadline,
+            status,
+        }));
+        entry.lines = lines(order_id, checkout, holds, state);
+        let mut placed = Placed { order_id, status, hold_expires_at: deadline, payment_id: None };
+        if let Some(provider) = checkout.payment.as_deref().filter(|_| !free) {
+            placed.payment_id = self.begin_payment(&mut entry, &placed, checkout, provider, ids);
+        }
+        (placed, entry)
+    }
+
+    /// A payment that begins with its order: same entry, same commit.
+    fn begin_payment(
+        &self,
+        entry: &mut Entry,
+        placed: &Placed,
+        checkout: &Checkout,
+        provider: &str,
+        ids: Range<i64>,
+    ) -> Option<PaymentId> {
+        let order = new_order(placed, checkout, entry.at);
+        let mut draft = Draft::new(&order, entry.at, &self.context.policy, ids);
+        let payment_id = draft.pay(provider).ok()?;
+        let (_, mut changes) = draft.finish();
+        changes.order = None; // it is being placed: there is no row to move yet
+        entry.changes = Some(Box::new(changes));
+        Some(payment_id)
+    }
+}
+
+/// The lines in the order in which they were asked for, each with its hold.
+fn lines(order_id: OrderId, checkout: &Checkout, holds: Vec<Hold>, state: PartState) -> Vec<Line> {
+    let mut by_sku: Vec<(i32, &PricedLine)> = (0..).zip(&checkout.lines).collect();
+    by_sku.sort_unstable_by_key(|(_, line)| line.sku_id);
+    let line = |((number, line), hold): ((i32, &PricedLine), Hold)| Line {
+        order_id,
+        part: number,
+        line: number,
+        unit_price_minor: line.unit_price.minor,
+        state,
+        hold,
+    };
+    by_sku.into_iter().zip(holds).map(line).collect()
+}
+
+fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
+    Order {
+        id: placed.order_id,
+        version: 1,
+        last_event: 1,
+        status: placed.status,
+        deadline: placed.hold_expires_at,
+        created_at: at,
+        total: checkout.total,
+        email: checkout.email.clone(),
+        ship_to: checkout.ship_to.clone(),
+        parts: Vec::<Part>::new(),
+        payments: Vec::new(),
+        refunds: Vec::new(),
+        tasks: Vec::new(),
+    }
+}
+
+fn outcome(verdict: Verdict, placed: Placed) -> Result<Outcome, Refusal> {
+    match verdict {
+        Verdict::Committed => Ok(Outcome::Placed(placed)),
+        Verdict::KeyTaken => Ok(Outcome::KeyTaken),
+        Verdict::Superseded => Err(Refusal::Superseded),
+        Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
+    }
+}

@@ -1,0 +1,24 @@
+//! What every actor of one engine needs: the clock, the rules, the journal, the numbers, the pool, the faults.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sqlx::PgPool;
+
+use crate::{clock::Clock, domain::Policy, faults::Faults, journal::Journal, ports::PaymentProvider, store::Ids};
+
+/// Shared by reference; nothing in it changes while the engine runs.
+pub(crate) struct Context {
+    pub clock: Clock,
+    pub policy: Policy,
+    pub journal: Journal,
+    pub ids: Ids,
+    /// For loading and looking, for ids and the inbox; stock, orders and money are written by the journal alone.
+    pub pool: PgPool,
+    pub faults: Arc<Faults>,
+    pub providers: HashMap<&'static str, Arc<dyn PaymentProvider>>,
+    /// Where buyers come back to after approving.
+    pub return_urls: ReturnUrls,
+}
+
+/// Makes the addresses that a provider sends a buyer back to.
+pub type ReturnUrls = Arc<dyn Fn(crate::domain::OrderId) -> (String, String) + Send + Sync>;

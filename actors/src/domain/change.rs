@@ -1,0 +1,186 @@
+//! What one decision writes: rows, as values. The journal turns a batch of these into one statement per kind.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState, SkuId,
+    TaskId, TaskKind, TaskState, words,
+};
+
+words! {
+    /// Why stock moved.
+    Cause {
+        /// The SKU was opened with its first stock.
+        Open = "open",
+        /// A person corrected it.
+        Adjust = "adjust",
+        /// A checkout held it.
+        Reserve = "reserve",
+        /// The order was paid: what was held is now sold. Moves no counter.
+        Commit = "commit",
+        /// The order was cancelled.
+        Release = "release",
+        /// The hold's deadline passed.
+        Expire = "expire",
+    }
+}
+
+/// Everything beside a checkout's own rows that an entry can write.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// The order's new state, named by the version it was decided on: stale, and the whole entry is taken out.
+    pub order: Option<OrderMove>,
+    /// Reservations that change state; their ledger rows follow from them.
+    pub parts: Vec<PartMove>,
+    /// Lines of the order's timeline.
+    pub events: Vec<EventRow>,
+    /// Attempts to pay, inserted or brought up to date.
+    pub payments: Vec<PaymentRow>,
+    /// What a provider said, each once.
+    pub facts: Vec<(PaymentId, Fact)>,
+    /// Refunds, inserted or brought up to date.
+    pub refunds: Vec<RefundRow>,
+    /// Provider calls, inserted or brought up to date.
+    pub tasks: Vec<TaskRow>,
+    /// Webhooks that this entry has dealt with.
+    pub inbox: Vec<InboxMark>,
+    /// Corrections of stock.
+    pub adjustments: Vec<Adjustment>,
+    /// SKUs whose stock begins.
+    pub openings: Vec<Opening>,
+}
+
+/// An order's row after the entry.
+#[derive(Debug, Clone)]
+pub struct OrderMove {
+    /// Which order.
+    pub order_id: OrderId,
+    /// The version it was decided on.
+    pub expected: i32,
+    /// Its new status.
+    pub status: OrderStatus,
+    /// Its hold's new end.
+    pub deadline: DateTime<Utc>,
+}
+
+/// One reservation changes state.
+#[derive(Debug, Clone)]
+pub struct PartMove {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Which of its parts.
+    pub part: i32,
+    /// Of which SKU.
+    pub sku_id: SkuId,
+    /// The state it was decided on.
+    pub from: PartState,
+    /// The new state.
+    pub to: PartState,
+    /// What the ledger says of it.
+    pub cause: Cause,
+}
+
+/// One line of an order's timeline.
+#[derive(Debug, Clone)]
+pub struct EventRow {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Its number; the placement is 1.
+    pub seq: i32,
+    /// What happened, in one word.
+    pub kind: &'static str,
+    /// Its particulars, a JSON object.
+    pub data: serde_json::Value,
+}
+
+/// An attempt's row after the entry.
+#[derive(Debug, Clone)]
+pub struct PaymentRow {
+    /// Ours.
+    pub id: PaymentId,
+    /// Whose.
+    pub order_id: OrderId,
+    /// With whom.
+    pub provider: String,
+    /// The provider's answer, once there.
+    pub announced: Option<Created>,
+    /// Where it stands.
+    pub state: PaymentState,
+    /// When the provider is next asked unbidden.
+    pub check_at: Option<DateTime<Utc>>,
+    /// How often it was.
+    pub checks: i32,
+}
+
+/// A refund's row after the entry.
+#[derive(Debug, Clone)]
+pub struct RefundRow {
+    /// Ours.
+    pub id: RefundId,
+    /// Of which order.
+    pub order_id: OrderId,
+    /// Of which attempt.
+    pub payment_id: PaymentId,
+    /// Of which capture.
+    pub capture_id: String,
+    /// How much.
+    pub amount: Money,
+    /// Why, in one word.
+    pub reason: String,
+    /// Where it stands.
+    pub state: RefundState,
+    /// The provider's id.
+    pub provider_refund_id: Option<String>,
+}
+
+/// A provider call's row after the entry.
+#[derive(Debug, Clone)]
+pub struct TaskRow {
+    /// Ours, and the provider's idempotency key.
+    pub id: TaskId,
+    /// For which order.
+    pub order_id: OrderId,
+    /// For which attempt.
+    pub payment_id: PaymentId,
+    /// For which refund.
+    pub refund_id: Option<RefundId>,
+    /// What is asked.
+    pub kind: TaskKind,
+    /// Whether it is still to be made.
+    pub state: TaskState,
+    /// How often it was made without an answer.
+    pub attempts: i32,
+    /// When it is to be made (again).
+    pub due_at: DateTime<Utc>,
+    /// What came instead of an answer.
+    pub last_error: Option<String>,
+}
+
+/// A webhook that was dealt with.
+#[derive(Debug, Clone)]
+pub struct InboxMark {
+    /// The inbox row.
+    pub inbox_id: i64,
+    /// What came of it, in a word.
+    pub outcome: &'static str,
+}
+
+/// A correction of stock on hand.
+#[derive(Debug, Clone)]
+pub struct Adjustment {
+    /// Of which SKU.
+    pub sku_id: SkuId,
+    /// By how many units.
+    pub delta: i64,
+    /// Why, as a person wrote it.
+    pub note: String,
+}
+
+/// A SKU's first stock. Opening one that is open changes nothing.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Which SKU.
+    pub sku_id: SkuId,
+    /// Units on hand.
+    pub on_hand: i64,
+}

@@ -1,0 +1,25 @@
+//! What a shop is made of, without clock, disk or wire: every type here is a value, every decision a pure function.
+
+mod draft;
+mod fact;
+mod ids;
+mod money;
+mod order;
+mod payment;
+mod refusal;
+mod stock;
+mod text;
+mod words;
+
+pub mod change;
+
+pub use draft::Draft;
+pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
+pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, SkuId, TaskId};
+pub use money::{Currency, Money, MoneyError};
+pub use order::{NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
+pub use payment::{Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
+pub use refusal::{Refusal, ShortLine};
+pub use stock::{Book, Counters, Short};
+pub use text::{Address, Email, Invalid, Quantity, clean, printable};
+pub(crate) use words::words;

@@ -1,0 +1,82 @@
+//! Every way the engine says no. A refusal is an answer, not a fault: it changes nothing and is not remembered.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Invalid, OrderStatus, SkuId};
+
+/// A line that cannot be had, and what could.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShortLine {
+    /// The line's SKU.
+    pub sku_id: SkuId,
+    /// Units asked for (repeated lines merged).
+    pub requested: i64,
+    /// Units that can be sold now.
+    pub available: i64,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A value is not one that the engine takes.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Not every line can be had; nothing was held.
+    #[error("not enough stock")]
+    OutOfStock(Vec<ShortLine>),
+    /// No such order, SKU or payment.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The key was used for something else.
+    #[error("this idempotency key was used for a different request")]
+    KeyReused,
+    /// The order's status does not allow it.
+    #[error("the order is {status}: {why}")]
+    NotNow {
+        /// The order's status.
+        status: OrderStatus,
+        /// For a person.
+        why: &'static str,
+    },
+    /// The adjustment would take stock below what is reserved.
+    #[error("only {available} units are not reserved")]
+    BelowReserved {
+        /// What could be taken away.
+        available: i64,
+    },
+    /// Too much is waiting already; nothing was begun.
+    #[error("too much is waiting already")]
+    Busy,
+    /// The database is away, or the actor concerned rests after a crash; nothing was begun.
+    #[error("not available right now: {0}")]
+    Away(&'static str),
+    /// Begun, but nobody knows how it ended: ask again with the same key.
+    #[error("no answer yet: ask again with the same key")]
+    Unknown,
+    /// A newer engine has taken over this database.
+    #[error("a newer engine has taken over")]
+    Superseded,
+    /// The engine refused its own work: logged, nothing changed.
+    #[error("internal fault")]
+    Fault,
+}
+
+impl Refusal {
+    /// When it makes sense to ask again, where it does.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy | Self::Away(_) | Self::Unknown => Some(Duration::from_secs(1)),
+            Self::Superseded => Some(Duration::from_secs(2)),
+            Self::Invalid(_)
+            | Self::OutOfStock(_)
+            | Self::NotFound(_)
+            | Self::KeyReused
+            | Self::NotNow { .. }
+            | Self::BelowReserved { .. }
+            | Self::Fault => None,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+// What is sold and how it may change, as values and pure functions.
+pub mod domain;
+
+// What the engine asks of the world: payments, time, and faults that tests inject.
+pub mod clock;
+mod context;
+pub(crate) mod error;
+pub mod faults;
+pub mod ports;
+
+// A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
+mod shelf;
+
+// The engine's SQL, and the journal that alone writes with it.
+pub mod journal;
+pub mod store;
+
+// Where actors are found, and what happens when they crash.
+mod directory;
+mod supervision;
+
+// The actors, one file each, and the saga that brings them together.
+mod checkout;
+mod order;
+mod payment;
+mod reconciler;
+mod sku;
+
+// The door.
+mod engine;
+
+pub use checkout::{Checkout, Placed, PricedLine};
+pub use context::ReturnUrls;
+pub use directory::Node;
+pub use engine::{Adjust, CheckedOut, Engine, Settings, Webhook};

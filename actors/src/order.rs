@@ -1,0 +1,476 @@
+//! The order actor: one an order, and the only one that moves it.
+//!
+//! It activates with the first message after the placement and loads the order once. Each message is a decision tried on a
+//! [`Draft`], committed by the journal, and only then believed. One entry is in flight at a time; the journal's fence on
+//! the order's version catches whatever this actor does not know, and then it loads and decides again, once.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::{
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{
+        Draft, Order, OrderId, OrderStatus, Part, PaymentId, Refusal, Restock, Task, TaskId, TaskKind, Who,
+        change::InboxMark,
+    },
+    error,
+    journal::Verdict,
+    payment::{Job, JobKey, Payments, What},
+    ports::{CreatePayment, Created, Fact, ProviderError},
+    shelf::Hold,
+    sku::{HoldError, Skus},
+    store::{
+        entry::{Entry, Line},
+        load,
+    },
+};
+
+/// Numbers leased for one decision; gaps are allowed.
+const IDS: i64 = 16;
+
+type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
+
+pub(crate) enum Msg {
+    /// Open a payment, or find the open one; answered with the page where the buyer approves it.
+    Pay { provider: String, reply: Reply<String> },
+    /// Call the order off.
+    Cancel { who: Who, reply: Reply<OrderStatus> },
+    /// Something may be due: the deadline, a provider call, a check.
+    Work,
+    /// The buyer's browser is back from the provider: ask it what happened.
+    Look,
+    /// A provider call was answered.
+    Answered { task_id: TaskId, answer: Answer },
+    /// A provider was asked and said this.
+    Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
+    /// A provider was asked, and there is no telling what it would say.
+    NoAnswer,
+}
+
+/// What came of a provider call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The payment is announced.
+    Announced(Created),
+    /// Facts about its objects.
+    Facts(Vec<Fact>),
+    /// It cannot be charged: the buyer has not approved it.
+    NotApproved,
+    /// It is approved and was not charged, and it is too late to charge it now.
+    NotCharged,
+    /// Nothing that settles it.
+    Failed(ProviderError),
+}
+
+/// What the engine holds of all order actors.
+#[derive(Clone)]
+pub(crate) struct Orders(pub Arc<Directory<Orderly>>);
+
+impl Orders {
+    /// Sends a message that nobody waits for. Should it not arrive, what it is about is still due in Postgres.
+    pub(crate) async fn tell(&self, order_id: OrderId, msg: Msg) {
+        if let Err(refusal) = self.0.send(order_id, msg).await {
+            tracing::debug!(order.id = %order_id, %refusal, "an order could not be told");
+        }
+    }
+}
+
+/// How order actors are started.
+pub(crate) struct Orderly {
+    pub context: Arc<Context>,
+    pub skus: Skus,
+    /// Set once the payment actors are there.
+    pub payments: OnceLock<Payments>,
+}
+
+#[async_trait]
+impl Kind for Orderly {
+    const NAME: &'static str = "orders";
+    const ONE: &'static str = "order";
+    const MAILBOX: usize = 256;
+    const ESCALATES: bool = false;
+    type Key = OrderId;
+    type Msg = Msg;
+    type Shared = ();
+
+    fn shared(&self, _: OrderId) {}
+
+    async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let order = load(&self.context, cell.key).await?;
+        let keeper = Keeper {
+            order_id: cell.key,
+            context: Arc::clone(&self.context),
+            skus: self.skus.clone(),
+            payments: self.payments.get().cloned().ok_or(Refusal::Away("the engine is starting"))?,
+        };
+        let spawned = Actor::spawn_linked(None, keeper, order, supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, (): &()) -> bool {
+        true
+    }
+}
+
+async fn load(context: &Context, order_id: OrderId) -> Result<Order, Refusal> {
+    let loaded = load::order(&context.pool, order_id).await.map_err(|error| error::refusal(&error))?;
+    loaded.ok_or(Refusal::NotFound("order"))
+}
+
+struct Keeper {
+    order_id: OrderId,
+    context: Arc<Context>,
+    skus: Skus,
+    payments: Payments,
+}
+
+struct State {
+    order: Order,
+    /// Buyers that wait for the page where they approve.
+    waiting: Vec<Reply<String>>,
+}
+
+impl Actor for Keeper {
+    type Msg = Envelope<Orderly>;
+    type State = State;
+    type Arguments = Order;
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, order: Order) -> Result<State, ActorProcessingErr> {
+        Ok(State { order, waiting: Vec::new() })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (msg, _ticket) = envelope.open();
+        match msg {
+            Msg::Pay { provider, reply } => self.pay(state, &provider, reply).await,
+            Msg::Cancel { who, reply } => drop(reply.send(self.cancel(state, who).await)),
+            Msg::Work => self.work(state).await,
+            Msg::Look => self.look(state).await,
+            Msg::Answered { task_id, answer } => self.answered(state, task_id, answer).await,
+            Msg::Facts { payment_id, facts, inbox_id } => self.facts(state, payment_id, &facts, inbox_id).await,
+            Msg::NoAnswer => self.put_off(state, None).await,
+        }
+        Ok(())
+    }
+}
+
+impl Keeper {
+    async fn pay(&self, state: &mut State, provider: &str, reply: Reply<String>) {
+        match self.decide(state, Who::Buyer, None, |draft| Ok((draft.pay(provider)?, Vec::new()))).await {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok(_) => {
+                state.waiting.push(reply);
+                self.tell_waiting(state);
+                self.dispatch(state, true).await;
+            }
+        }
+    }
+
+    async fn cancel(&self, state: &mut State, who: Who) -> Result<OrderStatus, Refusal> {
+        if state.order.status == OrderStatus::Cancelled {
+            return Ok(OrderStatus::Cancelled); // asked twice, done once
+        }
+        self.decide(state, who, None, |draft| Ok((draft.cancel()?, Vec::new()))).await?;
+        self.tell_waiting(state);
+        Ok(state.order.status)
+    }
+
+    async fn work(&self, state: &mut State) {
+        if state.order.status == OrderStatus::AwaitingPayment && state.order.deadline <= self.context.clock.now() {
+            self.context.faults.hit("order.before_expire", "");
+            let expired = self.decide(state, Who::Engine, None, |draft| Ok((draft.fall_due(), Vec::new()))).await;
+            if let Err(refusal) = expired {
+                return self.log(&refusal);
+            }
+            self.tell_waiting(state);
+        }
+        if state.order.late_approval().is_some() {
+            let reopened = self
+                .decide(state, Who::Engine, None, |draft| Ok(((), draft.order.late_approval().into_iter().collect())));
+            if let Err(refusal) = reopened.await {
+                self.log(&refusal);
+                return self.put_off(state, None).await;
+            }
+        }
+        self.dispatch(state, false).await;
+        self.check(state).await;
+    }
+
+    async fn look(&self, state: &mut State) {
+        for payment in &state.order.payments {
+            let Some(announced) = &payment.announced else { continue };
+            self.inspect(payment.id, &payment.provider, announced).await;
+        }
+    }
+
+    /// Asks providers that have not called although it is time.
+    async fn check(&self, state: &mut State) {
+        let now = self.context.clock.now();
+        for payment in &state.order.payments {
+            let due = payment.check_at.is_some_and(|due| due <= now);
+            let Some(announced) = payment.announced.as_ref().filter(|_| due) else { continue };
+            self.inspect(payment.id, &payment.provider, announced).await;
+        }
+    }
+
+    async fn inspect(&self, payment_id: PaymentId, provider: &str, announced: &Created) {
+        let what = What::Inspect { provider_order_id: announced.provider_order_id.clone(), inbox_id: None };
+        let job = Job { key: JobKey::Check(payment_id), order_id: self.order_id, payment_id, what };
+        self.payments.run(provider, job).await;
+    }
+
+    async fn answered(&self, state: &mut State, task_id: TaskId, answer: Answer) {
+        let Some(task) = state.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return };
+        let settled = match &answer {
+            Answer::Announced(created) => {
+                let announce = |draft: &mut Draft<'_>| {
+                    draft.announced(task.payment_id, created.clone());
+                    draft.task_done(task_id);
+                    Ok(((), Vec::new()))
+                };
+                self.decide(state, Who::Provider, None, announce).await
+            }
+            Answer::Facts(facts) => {
+                let learn = |draft: &mut Draft<'_>| {
+                    let wishes = draft.learn(task.payment_id, facts.clone());
+                    if task.kind == TaskKind::Capture {
+                        draft.charge_answered(task.payment_id);
+                    }
+                    draft.task_done(task_id);
+                    Ok(((), wishes))
+                };
+                self.decide(state, Who::Provider, None, learn).await
+            }
+            Answer::NotApproved => {
+                let step_back = |draft: &mut Draft<'_>| {
+                    draft.not_approved(task.payment_id);
+                    draft.task_done(task_id);
+                    Ok(((), Vec::new()))
+                };
+                self.decide(state, Who::Provider, None, step_back).await
+            }
+            Answer::NotCharged => {
+                let put_off = |draft: &mut Draft<'_>| {
+                    draft.not_charged(task.payment_id);
+                    draft.task_done(task_id);
+                    Ok(((), draft.order.late_approval().into_iter().collect()))
+                };
+                self.decide(state, Who::Provider, None, put_off).await
+            }
+            Answer::Failed(error) => {
+                let fail = |draft: &mut Draft<'_>| {
+                    draft.task_failed(task_id, error);
+                    Ok(((), Vec::new()))
+                };
+                self.decide(state, Who::Provider, None, fail).await
+            }
+        };
+        if matches!(answer, Answer::Announced(_)) {
+            self.context.faults.hit("payment.announced", "");
+        }
+        if settled.is_err() {
+            self.put_off(state, Some(task_id)).await;
+        }
+        self.after_news(state, settled).await;
+    }
+
+    async fn facts(&self, state: &mut State, payment_id: PaymentId, facts: &[Fact], inbox_id: Option<i64>) {
+        self.context.faults.hit("order.learned", "");
+        let mark = inbox_id.map(|inbox_id| InboxMark { inbox_id, outcome: "applied" });
+        let learn = |draft: &mut Draft<'_>| {
+            let wishes = draft.learn(payment_id, facts.to_vec());
+            draft.checked(payment_id);
+            Ok(((), wishes))
+        };
+        let settled = self.decide(state, Who::Provider, mark, learn).await;
+        if settled.is_err() {
+            self.put_off(state, None).await;
+        }
+        self.after_news(state, settled).await;
+    }
+
+    async fn after_news(&self, state: &mut State, settled: Result<(), Refusal>) {
+        if state.order.status == OrderStatus::Confirmed {
+            self.context.faults.hit("order.confirmed", "");
+        }
+        self.tell_waiting(state);
+        match settled {
+            Ok(()) => self.dispatch(state, true).await,
+            Err(refusal) => self.log(&refusal),
+        }
+    }
+
+    /// The provider's word is here and cannot be acted on now — a SKU rests after a crash, say: later, and not at once
+    /// again, or the provider would be asked the same as fast as it answers.
+    async fn put_off(&self, state: &mut State, task_id: Option<TaskId>) {
+        let later = |draft: &mut Draft<'_>| {
+            match task_id {
+                Some(task_id) => draft.put_off(task_id, "its answer could not be acted on"),
+                None => draft.put_off_checks(),
+            }
+            Ok(((), Vec::new()))
+        };
+        if let Err(refusal) = self.decide(state, Who::Engine, None, later).await {
+            self.log(&refusal);
+        }
+    }
+
+    /// What nobody hears of is not lost: the row that made it due is still there.
+    fn log(&self, refusal: &Refusal) {
+        tracing::warn!(order.id = %self.order_id, %refusal, "an order's step is put off");
+    }
+
+    /// Buyers hear of the page where they approve as soon as there is one, or that there will be none.
+    fn tell_waiting(&self, state: &mut State) {
+        let refuse = |why| Err(Refusal::NotNow { status: state.order.status, why });
+        let live = state.order.payments.iter().rev().find(|payment| payment.is_live());
+        let answer = match live {
+            _ if state.order.status != OrderStatus::AwaitingPayment => refuse("there is nothing to pay"),
+            Some(payment) => match &payment.announced {
+                Some(created) => Ok(created.approve_url.clone()),
+                None => return,
+            },
+            None => refuse("the provider did not take the payment"),
+        };
+        for reply in state.waiting.drain(..) {
+            reply.send(answer.clone()).ok();
+        }
+    }
+
+    // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Tries a decision on a copy, commits its rows, believes it. A stale copy is loaded again and decided on again, once.
+    async fn decide<R>(
+        &self,
+        state: &mut State,
+        who: Who,
+        mark: Option<InboxMark>,
+        decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
+    ) -> Result<R, Refusal> {
+        for _ in 0..2 {
+            let ids = self.context.ids.take(IDS).await?;
+            let mut draft = Draft::new(&state.order, self.context.clock.now(), &self.context.policy, ids);
+            let (answer, wishes) = decision(&mut draft)?;
+            let mut entry = Entry::new(draft.at, who);
+            for wish in &wishes {
+                if draft.order.status != OrderStatus::Expired || !draft.is_paid_for(wish) {
+                    draft.overtaken(wish); // by the wish before it, or by a refund
+                    continue;
+                }
+                let held = self.hold_again(&draft.order).await?;
+                let parts = draft.restocked(wish, held.is_some());
+                entry.lines.extend(self.pair(&parts, held.unwrap_or_default()));
+            }
+            let idle = draft.is_idle();
+            if idle && mark.is_none() {
+                return Ok(answer);
+            }
+            let (next, mut changes) = draft.finish();
+            if idle {
+                changes.order = None; // nothing new: only the webhook is ticked off
+            }
+            changes.inbox.extend(mark.clone());
+            entry.changes = Some(Box::new(changes));
+            match self.context.journal.commit(entry).await? {
+                Verdict::Committed if idle => return Ok(answer),
+                Verdict::Committed => {
+                    state.order = next;
+                    return Ok(answer);
+                }
+                Verdict::Stale => state.order = load(&self.context, self.order_id).await?,
+                Verdict::Superseded => return Err(Refusal::Superseded),
+                Verdict::KeyTaken | Verdict::Failed => {
+                    state.order = load(&self.context, self.order_id).await?;
+                    return Err(Refusal::Fault);
+                }
+            }
+        }
+        Err(Refusal::Busy)
+    }
+
+    /// Holds the order's lines afresh, in order of SKU; none if any of them is sold out.
+    async fn hold_again(&self, order: &Order) -> Result<Option<Vec<Hold>>, Refusal> {
+        let mut lines: Vec<&Part> = order.lines().collect();
+        lines.sort_unstable_by_key(|part| part.sku_id);
+        let mut holds = Vec::with_capacity(lines.len());
+        for part in lines {
+            match self.skus.hold(part.sku_id, part.quantity).await {
+                Ok(hold) => holds.push(hold),
+                Err(HoldError::SoldOut { .. }) => return Ok(None),
+                Err(HoldError::Refused(refusal)) => return Err(refusal),
+            }
+        }
+        Ok(Some(holds))
+    }
+
+    fn pair(&self, parts: &[Part], holds: Vec<Hold>) -> Vec<Line> {
+        let mut by_sku: Vec<&Part> = parts.iter().collect();
+        by_sku.sort_unstable_by_key(|part| part.sku_id);
+        let line = |(part, hold): (&Part, Hold)| Line {
+            order_id: self.order_id,
+            part: part.part,
+            line: part.line,
+            unit_price_minor: part.unit_price_minor,
+            state: part.state,
+            hold,
+        };
+        by_sku.into_iter().zip(holds).map(line).collect()
+    }
+
+    // ── asking providers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Hands every due call to its payment actor, which knows what it is already carrying. A call that is not `fresh` from a
+    /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
+    async fn dispatch(&self, state: &State, fresh: bool) {
+        let now = self.context.clock.now();
+        for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
+            let Some(payment) = state.order.payments.iter().find(|payment| payment.id == task.payment_id) else {
+                continue;
+            };
+            let Some(what) = self.what(&state.order, task, payment.announced.as_ref(), fresh) else { continue };
+            let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
+            self.payments.run(&payment.provider, job).await;
+        }
+    }
+
+    fn what(&self, order: &Order, task: &Task, announced: Option<&Created>, fresh: bool) -> Option<What> {
+        match task.kind {
+            TaskKind::CreatePayment => {
+                let (return_url, cancel_url) = (self.context.return_urls)(order.id);
+                Some(What::Create(Box::new(CreatePayment {
+                    request_id: task.id,
+                    payment_id: task.payment_id,
+                    reference: order.id.to_string(),
+                    total: order.total,
+                    ship_to: order.ship_to.clone(),
+                    return_url,
+                    cancel_url,
+                })))
+            }
+            TaskKind::Capture => Some(What::Capture {
+                task_id: task.id,
+                provider_order_id: announced?.provider_order_id.clone(),
+                look_first: !fresh || task.attempts > 0,
+                charge_before: order.charge_before(&self.context.policy),
+            }),
+            TaskKind::Refund => {
+                let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.refund_id)?;
+                Some(What::Refund {
+                    task_id: task.id,
+                    provider_order_id: announced?.provider_order_id.clone(),
+                    capture_id: refund.capture_id.clone(),
+                    amount: refund.amount,
+                })
+            }
+        }
+    }
+}

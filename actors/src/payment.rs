@@ -1,0 +1,533 @@
+//! The payment actor: one a provider. It makes the calls that orders have committed to, no more than so many at once, and
+//! leaves a provider alone that does not answer.
+//!
+//! It keeps nothing that matters: every call is a row before it is made, and its answer goes to the order, which decides.
+//! A call made twice is harmless by the provider's idempotency key, which is the task's id.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+
+use crate::{
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{Money, OrderId, PaymentId, Refusal, TaskId},
+    order::{self, Answer, Orders},
+    ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
+    store::load,
+};
+
+/// Calls to one provider at once.
+const AT_ONCE: usize = 64;
+/// Calls that may wait for their turn; what does not fit stays due in Postgres and comes again.
+const QUEUE: usize = 8_192;
+/// Calls without a certain answer, in a row, that open the breaker.
+const PATIENCE: u32 = 8;
+
+/// A call to be made.
+pub(crate) struct Job {
+    pub key: JobKey,
+    pub order_id: OrderId,
+    pub payment_id: PaymentId,
+    pub what: What,
+}
+
+/// What keeps one call from being made twice at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum JobKey {
+    Task(TaskId),
+    Check(PaymentId),
+    Signal(i64),
+}
+
+pub(crate) enum What {
+    Create(Box<CreatePayment>),
+    /// Charge, or where the order no longer holds its lines (`charge_before`), only find out whether it was charged.
+    Capture {
+        task_id: TaskId,
+        provider_order_id: String,
+        look_first: bool,
+        charge_before: Option<DateTime<Utc>>,
+    },
+    Refund {
+        task_id: TaskId,
+        provider_order_id: String,
+        capture_id: String,
+        amount: Money,
+    },
+    Inspect {
+        provider_order_id: String,
+        inbox_id: Option<i64>,
+    },
+}
+
+pub(crate) enum Msg {
+    /// Make this call, unless it is being made.
+    Run(Job),
+    /// A webhook names something: find out whose it is, and ask the provider.
+    Signal { inbox_id: i64, locator: Locator },
+    /// A call has ended; `trial` if it was to find out whether the provider is back.
+    Ended { key: JobKey, end: End, trial: bool },
+}
+
+/// What a call says of the provider's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The provider said something certain.
+    Certain,
+    /// It did not.
+    Uncertain,
+    /// It was not asked.
+    NotAsked,
+}
+
+/// A provider's name as a key.
+pub(crate) type Provider = &'static str;
+
+/// What the engine holds of the payment actors.
+#[derive(Clone)]
+pub(crate) struct Payments(pub Arc<Directory<Paying>>);
+
+impl Payments {
+    /// Has a call made. Where it cannot be taken now it stays due and comes again.
+    pub(crate) async fn run(&self, provider: &str, job: Job) {
+        self.send(provider, Msg::Run(job)).await;
+    }
+
+    /// Has a webhook looked into.
+    pub(crate) async fn signal(&self, provider: &str, inbox_id: i64, locator: Locator) {
+        self.send(provider, Msg::Signal { inbox_id, locator }).await;
+    }
+
+    async fn send(&self, provider: &str, msg: Msg) {
+        let Some((name, _)) = self.0.kind.context.providers.get_key_value(provider) else {
+            return tracing::error!(provider, "no such provider is set up");
+        };
+        if let Err(refusal) = self.0.send(name, msg).await {
+            tracing::debug!(provider, %refusal, "a call is put off");
+        }
+    }
+}
+
+/// How payment actors are started.
+pub(crate) struct Paying {
+    pub context: Arc<Context>,
+    pub orders: OnceLock<Orders>,
+}
+
+#[async_trait]
+impl Kind for Paying {
+    const NAME: &'static str = "payments";
+    const ONE: &'static str = "payment";
+    const MAILBOX: usize = 65_536;
+    const ESCALATES: bool = true;
+    type Key = Provider;
+    type Msg = Msg;
+    type Shared = ();
+
+    fn shared(&self, _: Provider) {}
+
+    async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let provider = self.context.providers.get(cell.key).cloned().ok_or(Refusal::NotFound("provider"))?;
+        let caller = Caller {
+            cell: Arc::downgrade(cell),
+            context: Arc::clone(&self.context),
+            orders: self.orders.get().cloned().ok_or(Refusal::Away("the engine is starting"))?,
+            provider,
+        };
+        let spawned = Actor::spawn_linked(None, caller, (), supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, (): &()) -> bool {
+        false
+    }
+}
+
+struct Caller {
+    cell: std::sync::Weak<Cell<Paying>>,
+    context: Arc<Context>,
+    orders: Orders,
+    provider: Arc<dyn PaymentProvider>,
+}
+
+#[derive(Default)]
+struct State {
+    carried: HashSet<JobKey>,
+    queue: VecDeque<(JobKey, Call)>,
+    running: usize,
+    breaker: Breaker,
+}
+
+/// A call in the queue: a job, or a webhook whose payment is still to be found.
+enum Call {
+    Job(Job),
+    Signal { inbox_id: i64, locator: Locator },
+}
+
+impl Actor for Caller {
+    type Msg = Envelope<Paying>;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (msg, _ticket) = envelope.open();
+        match msg {
+            Msg::Run(job) => enqueue(state, job.key, Call::Job(job)),
+            Msg::Signal { inbox_id, locator } => {
+                enqueue(state, JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
+            }
+            Msg::Ended { key, end, trial } => self.ended(state, key, end, trial),
+        }
+        self.start_calls(&myself, state);
+        Ok(())
+    }
+}
+
+fn enqueue(state: &mut State, key: JobKey, call: Call) {
+    if state.queue.len() < QUEUE && state.carried.insert(key) {
+        state.queue.push_back((key, call));
+    }
+}
+
+impl Caller {
+    fn ended(&self, state: &mut State, key: JobKey, end: End, trial: bool) {
+        state.carried.remove(&key);
+        state.running -= 1;
+        let turned = state.breaker.note(end, trial, self.context.clock.now());
+        if let Some(open) = turned {
+            tracing::warn!(provider = self.provider.name(), open, "the provider's breaker turned");
+            metrics::gauge!("souk_provider_breaker_open", "provider" => self.provider.name())
+                .set(f64::from(u8::from(open)));
+        }
+    }
+
+    fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, state: &mut State) {
+        let now = self.context.clock.now();
+        while state.running < AT_ONCE {
+            let Some((key, call)) = state.queue.pop_front() else { return };
+            state.running += 1;
+            let (refused, trial) = match state.breaker.lets(now) {
+                Pass::Free => (None, false),
+                Pass::Trial => (None, true),
+                Pass::Refused(pause) => (Some(pause), false),
+            };
+            let errand = Errand {
+                context: Arc::clone(&self.context),
+                orders: self.orders.clone(),
+                provider: Arc::clone(&self.provider),
+                refused,
+            };
+            let (cell, actor) = (self.cell.clone(), myself.clone());
+            tokio::spawn(async move {
+                // a call that panics has ended too: its row is still due
+                let end = tokio::spawn(errand.make(call)).await.unwrap_or(End::Uncertain);
+                if let Some(cell) = cell.upgrade() {
+                    cell.nudge(&actor, Msg::Ended { key, end, trial });
+                }
+            });
+        }
+    }
+}
+
+/// Leaves a provider alone that gives no certain answers: for a second, then two, then four, half a minute at the most.
+/// When that is over a single call tries it again.
+#[derive(Default)]
+struct Breaker {
+    failures: u32,
+    open_until: Option<DateTime<Utc>>,
+    /// A call is out to find out whether the provider is back.
+    trying: bool,
+}
+
+/// What the breaker says to a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    Free,
+    /// The one call that tries.
+    Trial,
+    /// Put off for so long.
+    Refused(Duration),
+}
+
+impl Breaker {
+    fn lets(&mut self, now: DateTime<Utc>) -> Pass {
+        let Some(until) = self.open_until else { return Pass::Free };
+        if now >= until && !self.trying {
+            self.trying = true;
+            return Pass::Trial;
+        }
+        Pass::Refused((until - now).to_std().unwrap_or_default().max(Duration::from_millis(500)))
+    }
+
+    /// Takes a call's end in. Says so if that opened or closed it. A call that did not ask says nothing of the provider:
+    /// were it a failure, those that are refused would keep the breaker open for ever.
+    fn note(&mut self, end: End, trial: bool, now: DateTime<Utc>) -> Option<bool> {
+        let was_open = self.open_until.is_some();
+        self.trying &= !trial;
+        match end {
+            End::NotAsked => None,
+            End::Certain => {
+                *self = Self::default();
+                was_open.then_some(false)
+            }
+            // calls that had begun before it opened
+            End::Uncertain if was_open && !trial => None,
+            End::Uncertain => {
+                self.failures += 1;
+                if self.failures < PATIENCE {
+                    return None;
+                }
+                let doubled = 1i64 << (self.failures - PATIENCE).min(5);
+                self.open_until = Some(now + TimeDelta::seconds(doubled.min(30)));
+                (!was_open).then_some(true)
+            }
+        }
+    }
+}
+
+/// One call, from its row to its answer.
+struct Errand {
+    context: Arc<Context>,
+    orders: Orders,
+    provider: Arc<dyn PaymentProvider>,
+    refused: Option<Duration>,
+}
+
+impl Errand {
+    /// Makes the call and tells the order.
+    async fn make(self, call: Call) -> End {
+        match call {
+            Call::Job(job) => self.job(job).await,
+            Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
+        }
+    }
+
+    async fn job(&self, job: Job) -> End {
+        let Job { order_id, payment_id, what, .. } = job;
+        match what {
+            What::Create(wish) => {
+                let task_id = wish.request_id;
+                let answer = self.create(&wish).await;
+                self.answer(order_id, task_id, answer).await
+            }
+            What::Capture { task_id, provider_order_id, look_first, charge_before } => {
+                // it may have waited for its turn
+                let may_charge = charge_before.is_some_and(|limit| self.context.clock.now() < limit);
+                let answer = self.capture(task_id, &provider_order_id, look_first, may_charge).await;
+                self.answer(order_id, task_id, answer).await
+            }
+            What::Refund { task_id, provider_order_id, capture_id, amount } => {
+                let answer = self.refund(task_id, &provider_order_id, &capture_id, amount).await;
+                self.answer(order_id, task_id, answer).await
+            }
+            What::Inspect { provider_order_id, inbox_id } => {
+                self.inspect(order_id, payment_id, &provider_order_id, inbox_id).await
+            }
+        }
+    }
+
+    async fn answer(&self, order_id: OrderId, task_id: TaskId, answer: Result<Answer, ProviderError>) -> End {
+        let end = self.end_of(&answer);
+        let answer = answer.unwrap_or_else(Answer::Failed);
+        self.orders.tell(order_id, order::Msg::Answered { task_id, answer }).await;
+        end
+    }
+
+    fn end_of<T>(&self, answer: &Result<T, ProviderError>) -> End {
+        match answer {
+            _ if self.refused.is_some() => End::NotAsked,
+            Err(ProviderError::Unknown { .. }) => End::Uncertain,
+            Ok(_)
+            | Err(
+                ProviderError::Declined(_)
+                | ProviderError::NotYet(_)
+                | ProviderError::AlreadyDone(_)
+                | ProviderError::Dead(_)
+                | ProviderError::Rejected(_),
+            ) => End::Certain,
+        }
+    }
+
+    fn may_call(&self) -> Result<(), ProviderError> {
+        match self.refused {
+            None => Ok(()),
+            Some(pause) => Err(ProviderError::Unknown {
+                reason: "the provider is being left alone".to_owned(),
+                retry_after: Some(pause),
+            }),
+        }
+    }
+
+    async fn create(&self, wish: &CreatePayment) -> Result<Answer, ProviderError> {
+        self.may_call()?;
+        self.context.faults.hit("payment.before_create", "");
+        let created = self.provider.create(wish).await?;
+        self.context.faults.hit("payment.after_create", "");
+        Ok(Answer::Announced(created))
+    }
+
+    /// Charges once. Whoever cannot be sure that nobody has charged before looks first.
+    async fn capture(
+        &self,
+        task_id: TaskId,
+        provider_order_id: &str,
+        look_first: bool,
+        may_charge: bool,
+    ) -> Result<Answer, ProviderError> {
+        self.may_call()?;
+        if (look_first || !may_charge)
+            && let Some(answer) = self.look(provider_order_id).await?
+        {
+            return Ok(answer);
+        }
+        if !may_charge {
+            return Ok(Answer::NotCharged);
+        }
+        self.context.faults.hit("payment.before_capture", "");
+        let captured = self.provider.capture(task_id, provider_order_id).await;
+        self.context.faults.hit("payment.after_capture", "");
+        match captured {
+            Ok(facts) if facts.iter().any(|fact| fact.kind == FactKind::Capture) => Ok(Answer::Facts(facts)),
+            Ok(_) | Err(ProviderError::AlreadyDone(_)) => {
+                let found = self.look(provider_order_id).await?;
+                found.ok_or_else(|| ProviderError::NotYet("charged, and no charge is to be seen".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is there already: a charge, or no approval to charge on. None: it may be charged; what was declined before does
+    /// not stand in the way.
+    async fn look(&self, provider_order_id: &str) -> Result<Option<Answer>, ProviderError> {
+        let facts = self.provider.inspect(provider_order_id).await?;
+        let refused = |status| matches!(status, FactStatus::Declined | FactStatus::Failed | FactStatus::Other);
+        if facts.iter().any(|fact| fact.kind == FactKind::Capture && !refused(fact.status)) {
+            return Ok(Some(Answer::Facts(facts)));
+        }
+        let status = facts.iter().find(|fact| fact.kind == FactKind::Order).map(|fact| fact.status);
+        Ok(if status == Some(FactStatus::Approved) { None } else { Some(Answer::NotApproved) })
+    }
+
+    async fn refund(
+        &self,
+        task_id: TaskId,
+        provider_order_id: &str,
+        capture_id: &str,
+        amount: Money,
+    ) -> Result<Answer, ProviderError> {
+        self.may_call()?;
+        self.context.faults.hit("payment.before_refund", "");
+        let refunded = self.provider.refund(task_id, capture_id, amount).await;
+        self.context.faults.hit("payment.after_refund", "");
+        match refunded {
+            Err(ProviderError::AlreadyDone(_)) => Ok(Answer::Facts(self.provider.inspect(provider_order_id).await?)),
+            other => other.map(Answer::Facts),
+        }
+    }
+
+    /// A question without a certain answer is asked again; one that the provider will not answer is over for this time.
+    async fn inspect(
+        &self,
+        order_id: OrderId,
+        payment_id: PaymentId,
+        provider_order_id: &str,
+        inbox_id: Option<i64>,
+    ) -> End {
+        let answer = self.ask(provider_order_id).await;
+        let end = self.end_of(&answer);
+        let (facts, inbox_id) = match answer {
+            Ok(facts) => (facts, inbox_id),
+            // a webhook comes again by the inbox, a check by its own time
+            Err(ProviderError::Unknown { .. }) => {
+                if inbox_id.is_none() {
+                    self.orders.tell(order_id, order::Msg::NoAnswer).await;
+                }
+                return end;
+            }
+            // gone for good: there is nothing that this webhook could still mean
+            Err(ProviderError::Dead(_)) => (Vec::new(), inbox_id),
+            Err(
+                ProviderError::Declined(_)
+                | ProviderError::NotYet(_)
+                | ProviderError::AlreadyDone(_)
+                | ProviderError::Rejected(_),
+            ) => (Vec::new(), None),
+        };
+        self.orders.tell(order_id, order::Msg::Facts { payment_id, facts, inbox_id }).await;
+        end
+    }
+
+    async fn ask(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        self.may_call()?;
+        self.context.faults.hit("payment.before_inspect", "");
+        let facts = self.provider.inspect(provider_order_id).await;
+        self.context.faults.hit("payment.after_inspect", "");
+        if let Err(error) = &facts {
+            tracing::info!(provider = self.provider.name(), %error, "a question was not answered");
+        }
+        facts
+    }
+
+    /// A webhook of an unknown payment stays in the inbox: its order may be on its way.
+    async fn signal(&self, inbox_id: i64, locator: Locator) -> End {
+        let found = load::locate(&self.context.pool, self.provider.name(), &locator).await;
+        let (order_id, payment_id, known) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown payment is parked");
+                return End::NotAsked;
+            }
+            Err(error) => {
+                tracing::warn!(inbox_id, %error, "a webhook is put off");
+                return End::NotAsked;
+            }
+        };
+        let Some(provider_order_id) = known.or(locator.provider_order_id) else { return End::NotAsked };
+        self.inspect(order_id, payment_id, &provider_order_id, Some(inbox_id)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_lets_one_call_try_and_is_kept_open_by_no_refusal() {
+        let clock = crate::clock::Clock::default();
+        let now = clock.now();
+        let mut breaker = Breaker::default();
+        for _ in 1..PATIENCE {
+            assert_eq!(breaker.note(End::Uncertain, false, now), None);
+        }
+        assert_eq!(breaker.note(End::Uncertain, false, now), Some(true));
+        assert!(matches!(breaker.lets(now), Pass::Refused(_)));
+        assert_eq!(breaker.note(End::NotAsked, false, now), None);
+        let later = now + TimeDelta::seconds(1);
+        assert_eq!(breaker.lets(later), Pass::Trial);
+        assert!(matches!(breaker.lets(later), Pass::Refused(_)), "one is enough");
+        assert_eq!(breaker.note(End::NotAsked, true, later), None, "it had nothing to ask");
+        assert_eq!(breaker.lets(later), Pass::Trial, "so another one tries");
+        assert_eq!(breaker.note(End::Uncertain, true, later), None);
+        assert!(matches!(breaker.lets(later), Pass::Refused(_)));
+        let later = later + TimeDelta::seconds(2);
+        assert_eq!(breaker.lets(later), Pass::Trial);
+        assert_eq!(breaker.note(End::Certain, true, later), Some(false));
+        assert_eq!(breaker.lets(later), Pass::Free);
+    }
+}

@@ -1,0 +1,143 @@
+//! The reconciler: finds in Postgres what is due and tells whom it concerns. Deadlines, provider calls, checks, webhooks
+//! that wait: each is a row with a time, so nothing that was begun is forgotten, whoever died meanwhile.
+//!
+//! It decides nothing. A hint that comes twice, or too early, or to an order that has moved on, changes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+
+use crate::{
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{Refusal, Who},
+    order::{self, Orders},
+    payment::Payments,
+    sku::Skus,
+    store::{entry::Entry, load},
+};
+
+/// How often it looks, in real time; at once when the clock is moved.
+const BEAT: Duration = Duration::from_millis(250);
+/// How much of each kind it takes up in one look.
+const MOST: i64 = 500;
+/// Looks between two rounds that put idle actors to rest.
+const ROUNDS: u32 = 40;
+const SKU_IDLE: TimeDelta = TimeDelta::minutes(5);
+const ORDER_IDLE: TimeDelta = TimeDelta::seconds(30);
+
+/// There is one.
+pub(crate) const KEY: &str = "all";
+
+/// How the reconciler is started.
+pub(crate) struct Reconciling {
+    pub context: Arc<Context>,
+    pub skus: Skus,
+    pub orders: Orders,
+    pub payments: Payments,
+}
+
+/// Look around.
+pub(crate) struct Beat;
+
+#[async_trait]
+impl Kind for Reconciling {
+    const NAME: &'static str = "reconciler";
+    const ONE: &'static str = "reconciler";
+    const MAILBOX: usize = 2;
+    const ESCALATES: bool = true;
+    type Key = &'static str;
+    type Msg = Beat;
+    type Shared = ();
+
+    fn shared(&self, _: &'static str) {}
+
+    async fn start(&self, _: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let reconciler = Reconciler {
+            context: Arc::clone(&self.context),
+            skus: self.skus.clone(),
+            orders: self.orders.clone(),
+            payments: self.payments.clone(),
+        };
+        let spawned = Actor::spawn_linked(None, reconciler, (), supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, (): &()) -> bool {
+        false
+    }
+}
+
+/// Keeps the reconciler going until the engine stops; a crashed one is started by the next beat.
+pub(crate) async fn keep_beating(context: Arc<Context>, directory: Arc<Directory<Reconciling>>) {
+    loop {
+        directory.send(KEY, Beat).await.ok(); // full: it is still looking
+        context.clock.beat(BEAT).await;
+    }
+}
+
+struct Reconciler {
+    context: Arc<Context>,
+    skus: Skus,
+    orders: Orders,
+    payments: Payments,
+}
+
+impl Actor for Reconciler {
+    type Msg = Envelope<Reconciling>;
+    /// Looks since idle actors were last put to rest.
+    type State = u32;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<u32, ActorProcessingErr> {
+        Ok(0)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        looks: &mut u32,
+    ) -> Result<(), ActorProcessingErr> {
+        let (Beat, _ticket) = envelope.open();
+        if let Err(error) = self.look().await {
+            tracing::debug!(%error, "the reconciler cannot look");
+        }
+        *looks += 1;
+        if *looks >= ROUNDS {
+            *looks = 0;
+            self.skus.0.sweep(SKU_IDLE);
+            self.orders.0.sweep(ORDER_IDLE);
+        }
+        Ok(())
+    }
+}
+
+impl Reconciler {
+    async fn look(&self) -> Result<(), sqlx::Error> {
+        let (pool, now) = (&self.context.pool, self.context.clock.now());
+        self.find_out_whether_superseded(load::epoch(pool).await?).await;
+        let quarantined: Vec<i64> = self.orders.0.quarantined().iter().map(|order_id| order_id.0).collect();
+        let orders = load::due(pool, now, &quarantined, MOST).await?;
+        for order_id in orders {
+            // one that is at work will come to it: what is due stays due
+            if self.orders.0.find(order_id).is_none_or(|cell| cell.depth() == 0) {
+                self.orders.tell(order_id, order::Msg::Work).await;
+            }
+        }
+        for webhook in load::due_inbox(pool, now, MOST).await? {
+            self.payments.signal(&webhook.provider, webhook.inbox_id, webhook.locator).await;
+        }
+        Ok(())
+    }
+
+    /// An engine that has nothing to write would not notice that a newer one has taken over: an empty entry meets the fence.
+    async fn find_out_whether_superseded(&self, epoch: i64) {
+        if epoch > self.context.journal.report().epoch {
+            let empty = Entry::new(self.context.clock.now(), Who::Engine);
+            self.context.journal.commit(empty).await.ok();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One entry of the journal: everything that one decision writes, committed whole or not at all.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    domain::{OrderId, OrderStatus, PartState, SkuId, Who, change::Changes},
+    shelf::Hold,
+};
+
+/// All rows of one decision, and the promises they keep.
+#[derive(Debug)]
+pub struct Entry {
+    /// When it was decided.
+    pub at: DateTime<Utc>,
+    /// Who caused it.
+    pub who: Who,
+    /// The key that makes its repetition harmless; taken by an earlier entry, and this one is taken out.
+    pub key: Option<Key>,
+    /// A new order.
+    pub place: Option<Box<Placement>>,
+    /// New reservations, of a new order or of an old one.
+    pub lines: Vec<Line>,
+    /// Everything else.
+    pub changes: Option<Box<Changes>>,
+    /// Promises to take stock away, kept until this is settled.
+    pub holds: Vec<Hold>,
+}
+
+/// An idempotency key and what it is used for.
+#[derive(Clone)]
+pub struct Key {
+    /// Whose key.
+    pub principal: String,
+    /// As the client sent it.
+    pub key: String,
+    /// For which command.
+    pub route: &'static str,
+    /// Of which request, SHA-256.
+    pub fingerprint: [u8; 32],
+    /// What it makes: an id that nothing else has.
+    pub ref_id: i64,
+}
+
+/// An order's first row.
+pub struct Placement {
+    /// Its id.
+    pub order_id: OrderId,
+    /// Whose.
+    pub email: String,
+    /// Where to, as JSON.
+    pub address: String,
+    /// In which currency.
+    pub currency: String,
+    /// What it costs.
+    pub total_minor: i64,
+    /// When its hold ends.
+    pub deadline: DateTime<Utc>,
+    /// `awaiting_payment`, or `confirmed` where there is nothing to pay.
+    pub status: OrderStatus,
+}
+
+impl fmt::Debug for Key {
+    /// A key may open what it made: it is nobody's business in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, {})", self.route, self.ref_id)
+    }
+}
+
+impl fmt::Debug for Placement {
+    /// Neither is where a buyer lives.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Placement({}, {} {})", self.order_id, self.total_minor, self.currency)
+    }
+}
+
+/// One new reservation and the promise that it keeps.
+#[derive(Debug)]
+pub struct Line {
+    /// Of which order.
+    pub order_id: OrderId,
+    /// Its number within the order.
+    pub part: i32,
+    /// The line it belongs to.
+    pub line: i32,
+    /// At what price each.
+    pub unit_price_minor: i64,
+    /// Held, or sold at once.
+    pub state: PartState,
+    /// SKU and units.
+    pub hold: Hold,
+}
+
+impl Entry {
+    /// An entry of nothing yet.
+    #[must_use]
+    pub fn new(at: DateTime<Utc>, who: Who) -> Self {
+        Self { at, who, key: None, place: None, lines: Vec::new(), changes: None, holds: Vec::new() }
+    }
+
+    /// The id that a conflict of this entry is remembered by: its key's, or its order's.
+    #[must_use]
+    pub fn conflict_id(&self) -> Option<i64> {
+        let moved = self.changes.as_ref().and_then(|changes| changes.order.as_ref());
+        self.key.as_ref().map(|key| key.ref_id).or(moved.map(|moved| moved.order_id.0))
+    }
+
+    /// Rows, about: what a batch is capped by.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let changes =
+            self.changes.as_ref().map_or(0, |c| c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + 4);
+        2 + self.lines.len() * 2 + changes
+    }
+
+    /// Every SKU whose counters this entry changes.
+    pub fn skus(&self) -> impl Iterator<Item = SkuId> {
+        let changes = self.changes.as_deref();
+        let parts = changes.into_iter().flat_map(|changes| changes.parts.iter().map(|part| part.sku_id));
+        let adjusted = changes.into_iter().flat_map(|changes| changes.adjustments.iter().map(|row| row.sku_id));
+        let opened = changes.into_iter().flat_map(|changes| changes.openings.iter().map(|row| row.sku_id));
+        self.lines.iter().map(|line| line.hold.sku_id()).chain(parts).chain(adjusted).chain(opened)
+    }
+}

@@ -1,0 +1,295 @@
+//! The whole shop, composed from settings and started.
+
+use std::{fs, io, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use souk_actors::{
+    Engine, Settings,
+    clock::Clock,
+    domain::{OrderId, Policy},
+    faults::Faults,
+    ports::PaymentProvider,
+};
+use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    auth::Keys,
+    config::{Config, Mode},
+    database::{self, DatabaseError},
+    gateways::{
+        Secret,
+        paypal::{self, PayPal, webhook},
+    },
+    http,
+    problem::Problem,
+    shop::{Limits, Shop, demo, products, quote::Prices},
+    telemetry,
+};
+
+/// The shortest secret that is believed to be one that was made here: those have 64 characters.
+const SHORTEST_KEPT: usize = 32;
+/// How long requests, and then connections to the database, may take to end when the shop stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often stock is looked for that was never opened.
+const FORGOTTEN: Duration = Duration::from_secs(30);
+
+/// How often metrics are put in order; samples are kept until then, or until somebody reads them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the shop does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The engine could not take the database over.
+    #[error("the engine: {0}")]
+    Engine(#[source] sqlx::Error),
+    /// A file.
+    #[error("{what}: {source}")]
+    File {
+        /// Which, and what for.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A setting that only shows to be wrong when it is used.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// A running shop.
+pub struct App {
+    /// Where it serves.
+    pub addr: SocketAddr,
+    /// What its handlers share.
+    pub shop: Arc<Shop>,
+    /// Places that tests break.
+    pub faults: Arc<Faults>,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    /// What goes on beside requests; it ends with the shop.
+    beats: JoinSet<()>,
+}
+
+impl App {
+    /// Migrates the database, starts the engine on it, and serves on `listener`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: &Config, connect: PgConnectOptions, listener: TcpListener) -> Result<Self, StartError> {
+        telemetry::metrics();
+        database::migrate(&connect).await?;
+        let addr = listener.local_addr().map_err(|source| file("http.listen", source))?;
+        let clock = Clock::default();
+        let keys = keys(config)?;
+        let paypal = Arc::new(open_paypal(config, clock.clone())?);
+        let faults = Arc::new(Faults::default());
+        let settings = Settings {
+            connect: connect.clone(),
+            pool: config.database.pool,
+            admission: config.checkout.admission,
+            policy: policy(config),
+            providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
+            return_urls: return_urls(config, &keys),
+            clock,
+            faults: Arc::clone(&faults),
+        };
+        let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
+        let pool = database::shop_pool(&connect, config.database.pool).await?;
+        let shop =
+            Arc::new(Shop { engine, prices: Prices::new(pool.clone()), pool, keys, paypal, limits: limits(config) });
+        fill(config, &shop).await?;
+
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), stopped));
+        let mut beats = JoinSet::new();
+        beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
+        beats.spawn(keep_metrics());
+        Ok(Self { addr, shop, faults, stop, server, beats })
+    }
+
+    /// Stops in order: no new request, those under way are answered, then the engine ends what it has begun.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        // a client that keeps its connection open must not keep the shop open
+        if tokio::time::timeout(LAST_WORDS, &mut self.server).await.is_err() {
+            self.server.abort();
+        }
+        self.beats.shutdown().await;
+        self.shop.engine.stop().await;
+        // nor a connection to a database that has gone silent
+        tokio::time::timeout(LAST_WORDS, self.shop.pool.close()).await.ok();
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        hold: TimeDelta::seconds(config.checkout.hold_seconds),
+        capture_margin: TimeDelta::seconds(config.checkout.capture_margin_seconds),
+        pending_hold: TimeDelta::seconds(config.checkout.pending_hold_seconds),
+        attempts: config.checkout.payment_attempts,
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        timeout: Duration::from_secs(config.http.timeout_seconds),
+        body: config.http.body_limit_bytes,
+        movable_clock: config.mode == Mode::Development,
+    }
+}
+
+/// Where a provider sends buyers back to, paid or not: the way back to the order's own page, opened by the order's own
+/// token. The provider adds a `token` of its own, so ours must have another name.
+fn return_urls(config: &Config, keys: &Keys) -> souk_actors::ReturnUrls {
+    let (base, keys) = (config.http.public_url.clone(), keys.clone());
+    Arc::new(move |order_id: OrderId| {
+        let back = format!("{base}/orders/{order_id}/return?access={}", keys.order_token(order_id));
+        (back.clone(), back)
+    })
+}
+
+fn open_paypal(config: &Config, clock: Clock) -> Result<PayPal, StartError> {
+    let wanted = &config.paypal;
+    let mut verification = match config.mode {
+        Mode::Production => webhook::Settings::live(&wanted.webhook_id),
+        Mode::Development => webhook::Settings::sandbox(&wanted.webhook_id),
+    };
+    verification.cert_urls.clone_from(&wanted.cert_urls);
+    if !wanted.roots.as_os_str().is_empty() {
+        verification.roots = read_roots(&wanted.roots)?;
+    }
+    let settings = paypal::Settings {
+        base_url: wanted.base_url.clone(),
+        client_id: wanted.client_id.clone(),
+        client_secret: wanted.client_secret.clone(),
+        brand_name: wanted.brand_name.clone(),
+        timeout: Duration::from_secs(wanted.timeout_seconds),
+        connect_timeout: Duration::from_secs(wanted.connect_timeout_seconds),
+        webhook: verification,
+    };
+    PayPal::new(settings, clock)
+        .map_err(|error| StartError::Setting(format!("paypal.{}: {}", error.setting, error.problem)))
+}
+
+fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+    let pem = fs::read(path).map_err(|source| file(&format!("paypal.roots, {}", path.display()), source))?;
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    roots.map_err(|error| StartError::Setting(format!("paypal.roots, {}: {error}", path.display())))
+}
+
+/// The staff's token and the installation's secret: given, or made once and kept.
+fn keys(config: &Config) -> Result<Keys, StartError> {
+    let dir = &config.database.data_dir;
+    Ok(Keys::new(kept(&config.staff.token, dir, "staff-token")?, kept(&config.secret, dir, "secret")?))
+}
+
+fn kept(given: &Secret, dir: &Path, name: &str) -> Result<Secret, StartError> {
+    if !given.expose().is_empty() {
+        return Ok(given.clone());
+    }
+    let path = dir.join(name);
+    let what = path.display().to_string();
+    if !path.exists() {
+        fs::create_dir_all(dir).and_then(|()| make_secret(dir, &path)).map_err(|source| file(&what, source))?;
+    }
+    let text = fs::read_to_string(&path).map_err(|source| file(&what, source))?;
+    let text = text.trim();
+    // what anybody can guess opens every order
+    if text.len() < SHORTEST_KEPT {
+        let problem = "is empty or cut short: delete it, and a new one is made";
+        return Err(StartError::Setting(format!("{what} {problem}")));
+    }
+    Ok(Secret::from(text))
+}
+
+/// Makes a secret that is whole or not there, however this process ends: written under another name, on disk before it
+/// gets its own. Of two processes that make one at once, the first has made it.
+fn make_secret(dir: &Path, path: &Path) -> io::Result<()> {
+    let fresh = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let unborn = dir.join(format!("unborn-{}", uuid::Uuid::new_v4().simple()));
+    let mut own = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unborn)?;
+    let written = io::Write::write_all(&mut own, fresh.as_bytes()).and_then(|()| own.sync_all());
+    let named = written.and_then(|()| fs::hard_link(&unborn, path));
+    fs::remove_file(&unborn)?;
+    match named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => fs::File::open(dir)?.sync_all(),
+    }
+}
+
+/// The staff token of this installation, where it was made rather than given.
+///
+/// # Errors
+/// [`StartError`] where it cannot be read or made.
+pub fn staff_token(config: &Config) -> Result<Secret, StartError> {
+    kept(&config.staff.token, &config.database.data_dir, "staff-token")
+}
+
+fn file(what: &str, source: io::Error) -> StartError {
+    StartError::File { what: what.to_owned(), source }
+}
+
+/// What an earlier life left to do, and something to sell for a shop that has nothing.
+async fn fill(config: &Config, shop: &Shop) -> Result<(), StartError> {
+    let said = |problem: Problem| StartError::Setting(problem.to_string());
+    open_forgotten(shop).await.map_err(said)?;
+    if config.mode == Mode::Development {
+        demo::seed(&shop.pool, &shop.engine, shop.engine.clock().now()).await.map_err(said)?;
+    }
+    Ok(())
+}
+
+async fn open_forgotten(shop: &Shop) -> Result<(), Problem> {
+    let forgotten = products::open_forgotten(&shop.pool, &shop.engine).await?;
+    if forgotten > 0 {
+        tracing::warn!(skus = forgotten, "opened stock that had been left unopened");
+    }
+    Ok(())
+}
+
+/// A product whose stock could not be opened, the database being away, is not for sale until it is: no later than a beat
+/// after the database is back.
+async fn open_what_was_forgotten(shop: Arc<Shop>) {
+    loop {
+        tokio::time::sleep(FORGOTTEN).await;
+        if let Err(problem) = open_forgotten(&shop).await {
+            tracing::debug!(%problem, "stock is not looked after now");
+        }
+    }
+}
+
+async fn keep_metrics() {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        telemetry::metrics().run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_a_broken_one_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let none = Secret::from("");
+        let first = kept(&none, dir.path(), "secret").expect("made");
+        assert_eq!(first.expose().len(), 64);
+        assert_eq!(kept(&none, dir.path(), "secret").expect("read"), first);
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1, "nothing else is left");
+        for broken in ["", "\n", "short"] {
+            fs::write(dir.path().join("secret"), broken).expect("written");
+            let refused = kept(&none, dir.path(), "secret").expect_err("it is no secret").to_string();
+            assert!(refused.contains("secret is empty or cut short"), "{refused}");
+        }
+        assert_eq!(kept(&Secret::from("given"), dir.path(), "secret").expect("given").expose(), "given");
+    }
+}

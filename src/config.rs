@@ -1,0 +1,400 @@
+//! Settings: `config.toml` is the manual and the defaults, a file overrides it, variables override both.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::gateways::Secret;
+
+const DEFAULTS: &str = include_str!("../config.toml");
+
+/// PayPal's live API.
+const LIVE: &str = "https://api-m.paypal.com";
+/// Where its certificates are.
+const LIVE_CERT_URLS: [&str; 2] =
+    ["https://api.paypal.com/v1/notifications/certs/", "https://api-m.paypal.com/v1/notifications/certs/"];
+
+/// Why the settings cannot be used; said once, at start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file or a variable that does not say what it should.
+    #[error("{origin}: {problem}")]
+    Wrong {
+        /// The file or the variable.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Production without what production needs.
+    #[error("mode = \"production\": {0}")]
+    Production(&'static str),
+}
+
+/// What kind of shop this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A sandbox instead of providers, a demo catalogue, a movable clock.
+    Development,
+    /// None of that.
+    Production,
+}
+
+/// All settings. Each field is explained in `config.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.toml is the manual; saying it twice would let one of the two grow stale")]
+pub struct Config {
+    pub mode: Mode,
+    pub secret: Secret,
+    pub http: Http,
+    pub database: Database,
+    pub checkout: Checkout,
+    pub staff: Staff,
+    pub paypal: PayPal,
+    pub sandbox: Sandbox,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub public_url: String,
+    pub timeout_seconds: u64,
+    pub body_limit_bytes: usize,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Database {
+    pub url: Secret,
+    pub data_dir: PathBuf,
+    pub pool: u32,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("data_dir", &self.data_dir).field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Checkout {
+    pub hold_seconds: i64,
+    pub capture_margin_seconds: i64,
+    pub pending_hold_seconds: i64,
+    pub payment_attempts: usize,
+    pub admission: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Staff {
+    pub token: Secret,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct PayPal {
+    pub base_url: String,
+    pub client_id: String,
+    pub client_secret: Secret,
+    pub webhook_id: String,
+    pub brand_name: String,
+    pub timeout_seconds: u64,
+    pub connect_timeout_seconds: u64,
+    pub cert_urls: Vec<String>,
+    pub roots: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Sandbox {
+    pub listen: SocketAddr,
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Config {
+    /// The defaults, `file` over them, `SOUK_…` variables over both, then everything that is derived filled in.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file, variable or key.
+    pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut table: Table = DEFAULTS.parse().map_err(|error| wrong("the defaults", &error))?;
+        if let Some(path) = file {
+            let text =
+                fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            let origin = path.display().to_string();
+            let over: Table = text.parse().map_err(|error| wrong(&origin, &error))?;
+            merge(&mut table, over, "", &origin)?;
+        }
+        for (name, value) in variables {
+            set_variable(&mut table, &name, &value)?;
+        }
+        let config: Self = table.try_into().map_err(|error| wrong("settings", &error))?;
+        config.settle()
+    }
+
+    /// Derives what was left empty, and refuses what production must not have.
+    fn settle(mut self) -> Result<Self, ConfigError> {
+        if self.http.public_url.is_empty() {
+            self.http.public_url = format!("http://{}", self.http.listen);
+        }
+        self.http.public_url = self.http.public_url.trim_end_matches('/').to_owned();
+        if self.database.data_dir.as_os_str().is_empty() {
+            self.database.data_dir = default_data_dir();
+        }
+        self.database.data_dir = std::path::absolute(&self.database.data_dir).unwrap_or(self.database.data_dir);
+        if self.sandbox.dir.as_os_str().is_empty() {
+            self.sandbox.dir = self.database.data_dir.join("sandbox");
+        }
+        match self.mode {
+            Mode::Development => self.settle_development(),
+            Mode::Production => self.check_production()?,
+        }
+        let Checkout { hold_seconds, capture_margin_seconds, .. } = self.checkout;
+        if capture_margin_seconds < 0 || hold_seconds <= capture_margin_seconds {
+            let problem =
+                "capture_margin_seconds is at least 0, and hold_seconds more than it: else nothing could be paid";
+            return Err(wrong("checkout", &problem));
+        }
+        Ok(self)
+    }
+
+    fn settle_development(&mut self) {
+        let sandbox = format!("http://{}", self.sandbox.listen);
+        if self.paypal.base_url.is_empty() {
+            self.paypal.base_url = sandbox.clone();
+            if self.paypal.client_secret.expose().is_empty() {
+                self.paypal.client_secret = "sandbox".into();
+            }
+        }
+        if self.uses_sandbox() {
+            if self.paypal.cert_urls.is_empty() {
+                self.paypal.cert_urls = vec![format!("{sandbox}/v1/notifications/certs/")];
+            }
+            if self.paypal.roots.as_os_str().is_empty() {
+                self.paypal.roots = self.sandbox.dir.join("root.pem");
+            }
+        }
+    }
+
+    fn check_production(&self) -> Result<(), ConfigError> {
+        if self.paypal.base_url.trim_end_matches('/') != LIVE {
+            return Err(ConfigError::Production("paypal.base_url must be https://api-m.paypal.com, not a sandbox"));
+        }
+        let live = |url: &String| LIVE_CERT_URLS.contains(&url.as_str());
+        if self.paypal.cert_urls.is_empty() || !self.paypal.cert_urls.iter().all(live) {
+            return Err(ConfigError::Production(
+                "paypal.cert_urls must be https://api.paypal.com/v1/notifications/certs/, the same of api-m, or both",
+            ));
+        }
+        if !self.paypal.roots.as_os_str().is_empty() {
+            return Err(ConfigError::Production("paypal.roots must be empty: PayPal's own are built in"));
+        }
+        if ["", "souk"].contains(&self.paypal.client_id.as_str()) {
+            return Err(ConfigError::Production("paypal.client_id must be your own, not the sandbox's"));
+        }
+        if ["", "WH-SOUK", "WEBHOOK_ID"].contains(&self.paypal.webhook_id.as_str()) {
+            return Err(ConfigError::Production(
+                "paypal.webhook_id must be your own, not the sandbox's or simulator's",
+            ));
+        }
+        if self.paypal.client_secret.expose().is_empty() {
+            return Err(ConfigError::Production("SOUK_PAYPAL__CLIENT_SECRET is missing"));
+        }
+        if self.staff.token.expose().len() < 16 {
+            return Err(ConfigError::Production("SOUK_STAFF_TOKEN is missing or shorter than 16 characters"));
+        }
+        if self.secret.expose().len() < 32 {
+            return Err(ConfigError::Production("SOUK_SECRET is missing or shorter than 32 characters"));
+        }
+        if !self.http.public_url.starts_with("https://") {
+            return Err(ConfigError::Production("http.public_url must be the https address that buyers use"));
+        }
+        Ok(())
+    }
+
+    /// Whether payments go to the sandbox of this installation.
+    #[must_use]
+    pub fn uses_sandbox(&self) -> bool {
+        self.paypal.base_url.is_empty() || self.paypal.base_url == format!("http://{}", self.sandbox.listen)
+    }
+}
+
+fn wrong(origin: &str, problem: &impl ToString) -> ConfigError {
+    ConfigError::Wrong { origin: origin.to_owned(), problem: problem.to_string().trim().to_owned() }
+}
+
+/// `./data` next to where Souk is started, unless the Postgres account cannot get there (root's own home, say).
+fn default_data_dir() -> PathBuf {
+    let here = PathBuf::from("data");
+    match crate::postgres::usable_by_server(&std::path::absolute(&here).unwrap_or_else(|_| here.clone())) {
+        Ok(()) => here,
+        Err(_) => PathBuf::from("/var/lib/souk"),
+    }
+}
+
+fn merge(base: &mut Table, over: Table, path: &str, origin: &str) -> Result<(), ConfigError> {
+    for (key, value) in over {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over, &name, origin)?,
+            (Some(slot), value) if slot.same_type(&value) => *slot = value,
+            (Some(slot), value) => {
+                let problem = format!("{name} is of type {}, not {}", slot.type_str(), value.type_str());
+                return Err(wrong(origin, &problem));
+            }
+            (None, _) => return Err(wrong(origin, &format!("there is no setting {name}"))),
+        }
+    }
+    Ok(())
+}
+
+/// `SOUK_HTTP__LISTEN` is `http.listen`, `SOUK_MODE` is `mode`; a few names stand for themselves.
+fn set_variable(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigError> {
+    let Some(rest) = name.strip_prefix("SOUK_") else { return Ok(()) };
+    let path = match rest {
+        "STAFF_TOKEN" => "staff.token".to_owned(),
+        // read elsewhere: a test's fault, the place of Postgres' binaries
+        "FAULT" | "POSTGRES_BIN" => return Ok(()),
+        _ => rest.to_lowercase().replace("__", "."),
+    };
+    let unknown = || wrong(name, &format!("there is no setting {path}"));
+    let slot = match path.split_once('.') {
+        Some((section, key)) => {
+            table.get_mut(section).and_then(Value::as_table_mut).and_then(|section| section.get_mut(key))
+        }
+        None => table.get_mut(&path).filter(|value| !value.is_table()),
+    };
+    let slot = slot.ok_or_else(unknown)?;
+    *slot = match slot {
+        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong(name, &"is a whole number"))?),
+        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong(name, &"is true or false"))?),
+        Value::Array(_) => Value::Array(
+            text.split(',').filter(|one| !one.is_empty()).map(|one| Value::String(one.trim().to_owned())).collect(),
+        ),
+        Value::String(_) | Value::Float(_) | Value::Datetime(_) | Value::Table(_) => Value::String(text.to_owned()),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::load(None, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_defaults_are_a_development_shop_on_its_sandbox() {
+        let config = load(&[]).expect("valid");
+        assert_eq!(config.mode, Mode::Development);
+        assert!(config.uses_sandbox());
+        assert_eq!(config.http.public_url, "http://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn variables_override_and_unknown_ones_are_errors() {
+        let config =
+            load(&[("SOUK_HTTP__LISTEN", "127.0.0.1:9"), ("SOUK_CHECKOUT__HOLD_SECONDS", "50"), ("HOME", "x")])
+                .expect("valid");
+        assert_eq!((config.http.listen.port(), config.checkout.hold_seconds), (9, 50));
+        for bad in
+            [("SOUK_HTTP__LISTNE", "x"), ("SOUK_NONSENSE", "x"), ("SOUK_HTTP", "x"), ("SOUK_DATABASE__POOL", "many")]
+        {
+            assert!(load(&[bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn production_refuses_the_sandbox_and_missing_secrets() {
+        let real = [
+            ("SOUK_MODE", "production"),
+            ("SOUK_PAYPAL__BASE_URL", "https://api-m.paypal.com"),
+            ("SOUK_PAYPAL__CERT_URLS", "https://api.paypal.com/v1/notifications/certs/"),
+            ("SOUK_PAYPAL__CLIENT_ID", "an id of our own"),
+            ("SOUK_PAYPAL__WEBHOOK_ID", "1JE4291016473214C"),
+            ("SOUK_PAYPAL__CLIENT_SECRET", "x"),
+            ("SOUK_STAFF_TOKEN", "0123456789abcdef"),
+            ("SOUK_HTTP__PUBLIC_URL", "https://shop.example"),
+            ("SOUK_SECRET", "0123456789abcdef0123456789abcdef"),
+        ];
+        assert!(load(&real).is_ok());
+        for missing in 1..real.len() {
+            let without: Vec<_> =
+                real.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, pair)| *pair).collect();
+            assert!(load(&without).is_err(), "without {}", real[missing].0);
+        }
+        for wrong in [
+            ("SOUK_PAYPAL__BASE_URL", "http://127.0.0.1:8081"),
+            ("SOUK_PAYPAL__BASE_URL", "https://api-m.sandbox.paypal.com"),
+            ("SOUK_PAYPAL__BASE_URL", "https://api-m.paypal.com.example"),
+            ("SOUK_PAYPAL__CERT_URLS", "https://api.sandbox.paypal.com/v1/notifications/certs/"),
+            ("SOUK_PAYPAL__CERT_URLS", "https://api.paypal.com/v1/notifications/certs/,https://shop.example/"),
+            ("SOUK_PAYPAL__ROOTS", "root.pem"),
+            ("SOUK_PAYPAL__CLIENT_ID", "souk"),
+            ("SOUK_PAYPAL__WEBHOOK_ID", "WH-SOUK"),
+            ("SOUK_PAYPAL__WEBHOOK_ID", "WEBHOOK_ID"),
+        ] {
+            let settings: Vec<_> = real.into_iter().filter(|(name, _)| *name != wrong.0).chain([wrong]).collect();
+            assert!(load(&settings).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_hold_is_longer_than_its_last_moments() {
+        let holds = |hold, margin| {
+            load(&[("SOUK_CHECKOUT__HOLD_SECONDS", hold), ("SOUK_CHECKOUT__CAPTURE_MARGIN_SECONDS", margin)]).is_ok()
+        };
+        assert!(holds("31", "30") && holds("1", "0"));
+        assert!(!holds("30", "30") && !holds("0", "0") && !holds("5", "-1"));
+    }
+
+    #[test]
+    fn no_secret_shows_in_a_debug_line() {
+        let config = load(&[("SOUK_STAFF_TOKEN", "hunter2"), ("SOUK_DATABASE__URL", "postgres://u:hunter2@h/d")])
+            .expect("valid");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

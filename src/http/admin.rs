@@ -1,0 +1,319 @@
+//! What staff do: products, stock, orders.
+
+use axum::{
+    Json,
+    http::{HeaderMap, StatusCode},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use souk_actors::{
+    Adjust,
+    domain::{Currency, Invalid, Money, OrderId, OrderStatus, ProductId, Refusal, SkuId, clean},
+};
+
+use super::{
+    State,
+    extract::{Body, Id, Query, Staff, fingerprint, idempotency_key, within},
+    products::{Page, cursor, most},
+};
+use crate::{
+    problem::{Answer, Problem},
+    shop::products::{self, NewProduct, NewSku, PriceTag, Product, Update, Which},
+};
+
+/// A product to be made.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProductRequest {
+    #[schema(example = "Copper coffee pot")]
+    name: String,
+    /// The currency of the prices below.
+    #[schema(value_type = String, example = "USD")]
+    currency: Currency,
+    #[serde(default)]
+    description: String,
+    /// Its name in addresses; made from the name where none is given.
+    #[serde(default)]
+    slug: Option<String>,
+    skus: Vec<SkuRequest>,
+}
+
+/// A SKU to be made.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SkuRequest {
+    /// The shop's own code, unique.
+    #[schema(example = "CEZVE-2")]
+    code: String,
+    #[schema(example = "12.50")]
+    price: String,
+    /// Units that are there.
+    #[serde(default)]
+    on_hand: i64,
+}
+
+/// What of a product is to change; what is not given stays.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProductUpdate {
+    name: Option<String>,
+    description: Option<String>,
+    /// New prices; a SKU without a price in the currency gets one.
+    #[serde(default)]
+    skus: Vec<PriceUpdate>,
+}
+
+/// A SKU's new price.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PriceUpdate {
+    #[schema(value_type = String)]
+    sku_id: SkuId,
+    #[schema(example = "12.50")]
+    price: String,
+    #[schema(value_type = String, example = "USD")]
+    currency: Currency,
+}
+
+/// A correction of stock.
+#[derive(Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StockRequest {
+    /// Units to add, or, below zero, to take away.
+    delta: i64,
+    /// Why, for the ledger.
+    #[schema(example = "counted")]
+    reason: String,
+}
+
+/// A SKU's counters.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Stock {
+    #[schema(value_type = String)]
+    sku_id: SkuId,
+    on_hand: i64,
+    reserved: i64,
+    available: i64,
+}
+
+/// A page of a SKU's ledger, newest first, with its counters now.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Ledger {
+    stock: Stock,
+    rows: Vec<LedgerRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// One move of stock.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct LedgerRow {
+    id: i64,
+    d_on_hand: i64,
+    d_reserved: i64,
+    /// `open`, `adjust`, `reserve`, `commit`, `release`, `expire`.
+    cause: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<String>,
+    /// `buyer`, `staff`, `provider`, `engine`.
+    who: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    at: DateTime<Utc>,
+}
+
+/// A page of orders, newest first.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Orders {
+    orders: Vec<OrderRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// One order in a list.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct OrderRow {
+    order_id: String,
+    status: String,
+    total: PriceTag,
+    email: String,
+    created_at: DateTime<Utc>,
+    hold_expires_at: DateTime<Utc>,
+}
+
+/// Which part of a list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1 to 100; 20 where it is not given.
+    limit: Option<i64>,
+    /// Orders of one status only.
+    status: Option<String>,
+}
+
+/// Make a product with its SKUs and their first stock.
+#[utoipa::path(
+    post, path = "/v1/admin/products", tag = "staff", request_body = ProductRequest, security(("staff" = [])),
+    responses(
+        (status = 201, body = Product), (status = 401, body = Problem),
+        (status = 409, body = Problem, description = "`code_taken`, `slug_taken`"), (status = 422, body = Problem)
+    )
+)]
+pub(crate) async fn create_product(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Body(request): Body<ProductRequest>,
+) -> Answer<(StatusCode, Json<Product>)> {
+    let new = read_product(request)?;
+    // on its own: a client that goes away must not come between the product and its stock
+    let made = tokio::spawn(async move {
+        let at = shop.engine.clock().now();
+        products::create(&shop.pool, &shop.engine, new, at).await
+    });
+    let product = made.await.map_err(|_| Refusal::Fault)??; // it panicked, and the panic is in the log
+    Ok((StatusCode::CREATED, Json(product)))
+}
+
+fn read_product(request: ProductRequest) -> Answer<NewProduct> {
+    let currency = request.currency;
+    let sku = |(at, sku): (usize, SkuRequest)| {
+        let price = Money::parse(&sku.price, currency);
+        let price = price.map_err(|error| Invalid::new(format!("skus[{at}].price"), error.to_string()))?;
+        Ok(NewSku { code: sku.code, price, on_hand: sku.on_hand })
+    };
+    let skus: Result<Vec<NewSku>, Invalid> = request.skus.into_iter().enumerate().map(sku).collect();
+    let description = read_description(&request.description)?;
+    Ok(NewProduct { name: request.name, description, slug: request.slug, skus: skus? })
+}
+
+/// Descriptions may have line breaks; everything else that is a control character is refused.
+fn read_description(text: &str) -> Result<String, Invalid> {
+    clean("description", &text.replace(['\n', '\r', '\t'], " "), 20_000)?;
+    Ok(text.trim().to_owned())
+}
+
+/// Change a product's name, description or prices.
+#[utoipa::path(
+    patch, path = "/v1/admin/products/{product_id}", tag = "staff", request_body = ProductUpdate, security(("staff" = [])),
+    params(("product_id" = String, Path)),
+    responses((status = 200, body = Product), (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem))
+)]
+pub(crate) async fn update_product(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Id(product_id): Id<ProductId>,
+    Body(request): Body<ProductUpdate>,
+) -> Answer<Json<Product>> {
+    let update = read_update(request)?;
+    products::update(&shop.pool, product_id, &update, shop.engine.clock().now()).await?;
+    shop.prices.forget();
+    let found = products::find(&shop.pool, &shop.engine, &Which::Id(product_id)).await?;
+    found.into_iter().next().map(Json).ok_or_else(|| Problem::not_found("product"))
+}
+
+fn read_update(request: ProductUpdate) -> Answer<Update> {
+    let price = |(at, row): (usize, PriceUpdate)| {
+        let price = Money::parse(&row.price, row.currency);
+        let price = price.map_err(|error| Invalid::new(format!("skus[{at}].price"), error.to_string()))?;
+        Ok((row.sku_id, price))
+    };
+    let prices: Result<Vec<_>, Invalid> = request.skus.into_iter().enumerate().map(price).collect();
+    let description = request.description.as_deref().map(read_description).transpose()?;
+    Ok(Update { name: request.name, description, prices: prices? })
+}
+
+/// Correct a SKU's stock by so many units. With an Idempotency-Key a retry corrects nothing more.
+#[utoipa::path(
+    post, path = "/v1/admin/skus/{sku_id}/stock", tag = "staff", request_body = StockRequest, security(("staff" = [])),
+    params(("sku_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses(
+        (status = 200, body = Stock), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "`below_reserved`"), (status = 422, body = Problem)
+    )
+)]
+pub(crate) async fn adjust_stock(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Id(sku_id): Id<SkuId>,
+    headers: HeaderMap,
+    Body(request): Body<StockRequest>,
+) -> Answer<Json<Stock>> {
+    let key = idempotency_key(&headers)?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let reason = clean("reason", &request.reason, 500)?;
+    if reason.is_empty() {
+        return Err(Invalid::new("reason", "is missing").into());
+    }
+    if request.delta == 0 || request.delta.unsigned_abs() > products::MOST_STOCK.unsigned_abs() {
+        return Err(
+            Invalid::new("delta", format!("is a whole number other than 0, up to {}", products::MOST_STOCK)).into()
+        );
+    }
+    let fingerprint = fingerprint(&format!("adjust {sku_id}"), &request)?;
+    let adjust = Adjust { principal: "staff".to_owned(), key, fingerprint, sku_id, delta: request.delta, reason };
+    let counters = within(shop.limits.timeout, shop.engine.adjust(adjust)).await?;
+    Ok(Json(stock(sku_id, counters)))
+}
+
+fn stock(sku_id: SkuId, counters: souk_actors::domain::Counters) -> Stock {
+    Stock { sku_id, on_hand: counters.on_hand, reserved: counters.reserved, available: counters.available() }
+}
+
+/// Every move of a SKU's stock, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/skus/{sku_id}/ledger", tag = "staff", security(("staff" = [])),
+    params(("sku_id" = String, Path), Page),
+    responses((status = 200, body = Ledger), (status = 401, body = Problem), (status = 404, body = Problem))
+)]
+pub(crate) async fn ledger(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Id(sku_id): Id<SkuId>,
+    Query(page): Query<Page>,
+) -> Answer<Json<Ledger>> {
+    let most = most(page.limit)?;
+    let before = cursor::<i64>(page.cursor.as_deref())?;
+    let counters = within(shop.limits.timeout, shop.engine.counters(sku_id)).await?;
+    let rows = within(shop.limits.timeout, shop.engine.ledger(sku_id, before, most)).await?;
+    let next_cursor = rows.last().filter(|_| rows.len() as i64 == most).map(|last| last.id.to_string());
+    let row = |row: souk_actors::store::read::LedgerRow| LedgerRow {
+        id: row.id,
+        d_on_hand: row.d_on_hand,
+        d_reserved: row.d_reserved,
+        cause: row.cause,
+        order_id: row.order_id.map(|order_id| order_id.to_string()),
+        who: row.who,
+        note: row.note,
+        at: row.at,
+    };
+    Ok(Json(Ledger { stock: stock(sku_id, counters), rows: rows.into_iter().map(row).collect(), next_cursor }))
+}
+
+/// Orders, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/orders", tag = "staff", security(("staff" = [])), params(Part),
+    responses((status = 200, body = Orders), (status = 401, body = Problem), (status = 422, body = Problem))
+)]
+pub(crate) async fn orders(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Query(part): Query<Part>,
+) -> Answer<Json<Orders>> {
+    let most = most(part.limit)?;
+    let before = cursor::<OrderId>(part.cursor.as_deref())?;
+    let status = part.status.as_deref().map(str::parse::<OrderStatus>).transpose();
+    let status = status.map_err(|_| Invalid::new("status", "is no status of an order"))?;
+    let rows = within(shop.limits.timeout, shop.engine.orders(before, status, most)).await?;
+    let next_cursor = rows.last().filter(|_| rows.len() as i64 == most).map(|last| last.order_id.to_string());
+    let row = |row: souk_actors::store::read::OrderRow| OrderRow {
+        order_id: row.order_id.to_string(),
+        status: row.status,
+        total: row.total.into(),
+        email: row.email,
+        created_at: row.created_at,
+        hold_expires_at: row.hold_expires_at,
+    };
+    Ok(Json(Orders { orders: rows.into_iter().map(row).collect(), next_cursor }))
+}

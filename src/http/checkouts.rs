@@ -1,0 +1,219 @@
+//! Placing an order.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use souk_actors::domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId};
+
+use super::{
+    State,
+    extract::{Body, fingerprint, idempotency_key},
+};
+use crate::{
+    problem::{Answer, Problem},
+    shop::{
+        Shop,
+        checkout::{self, Outcome, Wish},
+        products::PriceTag,
+    },
+};
+
+/// A checkout: what is bought, by whom, where it goes.
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckoutRequest {
+    /// 1 to 1 000 lines; the same SKU twice is added up.
+    lines: Vec<LineRequest>,
+    /// Where word of the order goes.
+    #[schema(example = "ann@example.com")]
+    email: String,
+    /// ISO 4217; every line needs a price in it.
+    #[schema(value_type = String, example = "USD")]
+    currency: Currency,
+    /// Where the goods go.
+    #[schema(value_type = ShippingAddress)]
+    shipping_address: Address,
+    /// If given and not the server's own total, nothing is placed: 409 `quote_changed` brings the new quote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PriceTag>)]
+    expected_total: Option<Money>,
+    /// `paypal` announces the payment at once and answers with its `approve_url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "paypal")]
+    payment: Option<String>,
+}
+
+/// One line of a checkout.
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LineRequest {
+    #[schema(value_type = String)]
+    sku_id: SkuId,
+    /// 1 to 1 000 000.
+    #[schema(value_type = i64)]
+    quantity: Quantity,
+}
+
+/// Where a parcel goes.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes the engine's Address, which knows nothing of OpenAPI")]
+pub(crate) struct ShippingAddress {
+    #[schema(example = "Ann Lee")]
+    name: String,
+    #[schema(example = "1 Main St")]
+    line1: String,
+    line2: Option<String>,
+    #[schema(example = "Springfield")]
+    city: String,
+    #[schema(example = "IL")]
+    region: Option<String>,
+    #[schema(example = "62701")]
+    postal_code: Option<String>,
+    /// ISO 3166-1 alpha-2.
+    #[schema(example = "US")]
+    country: String,
+}
+
+/// A placed order.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct CheckoutAnswer {
+    #[schema(value_type = String)]
+    order_id: OrderId,
+    /// `awaiting_payment`; `confirmed` where there is nothing to pay.
+    status: String,
+    lines: Vec<LineAnswer>,
+    total: PriceTag,
+    /// The lines are given back then, unless the order is paid.
+    hold_expires_at: DateTime<Utc>,
+    /// What opens the order to a guest: `GET /v1/orders/{order_id}?token=…`
+    order_token: String,
+    /// Where the buyer approves the payment, if one was asked for and the provider has answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approve_url: Option<String>,
+}
+
+/// One line as it was bought.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct LineAnswer {
+    #[schema(value_type = String)]
+    sku_id: SkuId,
+    quantity: i64,
+    unit_price: PriceTag,
+    total: PriceTag,
+}
+
+/// Place an order: its lines are held until `hold_expires_at`, durably, or nothing has happened.
+///
+/// No provider is called unless `payment` is given. The same Idempotency-Key with the same body finds the same order; keys
+/// of one `email` are apart from those of another.
+#[utoipa::path(
+    post, path = "/v1/checkouts", tag = "checkout", request_body = CheckoutRequest,
+    params(("Idempotency-Key" = String, Header, description = "1 to 255 characters of the client's choice")),
+    responses(
+        (status = 201, body = CheckoutAnswer, description = "Placed; with Idempotent-Replayed: true if it was before"),
+        (status = 400, body = Problem, description = "`idempotency_key_missing`, `malformed_json`"),
+        (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote"),
+        (status = 422, body = Problem, description = "`invalid`, `idempotency_key_reused`"),
+        (status = 503, body = Problem, description = "`busy`, `unavailable`, `outcome_unknown`: ask again with the same key")
+    )
+)]
+pub(crate) async fn place(
+    axum::extract::State(shop): State,
+    headers: HeaderMap,
+    Body(request): Body<CheckoutRequest>,
+) -> Answer<Response> {
+    let key = idempotency_key(&headers)?.ok_or_else(|| {
+        Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_missing", "Idempotency-Key missing")
+            .detail("Send an Idempotency-Key header, so that a retry cannot order twice.")
+    })?;
+    let wish = read(key, &request)?;
+    let wanted = wish.payment.clone();
+    // the quote and the saga together; what was begun goes on without us
+    let placed = tokio::time::timeout(shop.limits.timeout, checkout::place(&shop, wish));
+    let outcome = placed.await.map_err(|_| Problem::outcome_unknown())??;
+    let (answer, replayed) = answer(&shop, outcome, wanted.as_deref()).await?;
+    let mut response = (StatusCode::CREATED, Json(answer)).into_response();
+    if replayed {
+        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn read(key: String, request: &CheckoutRequest) -> Answer<Wish> {
+    if request.payment.as_deref().is_some_and(|provider| provider != "paypal") {
+        return Err(souk_actors::domain::Invalid::new("payment", "is `paypal` or left out").into());
+    }
+    let email: Email = request.email.parse()?;
+    Ok(Wish {
+        principal: guest(&email),
+        key,
+        fingerprint: fingerprint("checkout", request)?,
+        lines: request.lines.iter().map(|line| (line.sku_id, line.quantity)).collect(),
+        email,
+        ship_to: request.shipping_address.checked()?,
+        currency: request.currency,
+        expected_total: request.expected_total,
+        payment: request.payment.clone(),
+    })
+}
+
+/// Whose keys these are: two guests may well choose the same one. A hash, so that no address stands among the keys.
+fn guest(email: &Email) -> String {
+    format!("guest:{:x}", Sha256::digest(email.as_str()))
+}
+
+async fn answer(shop: &Shop, outcome: Outcome, payment: Option<&str>) -> Answer<(CheckoutAnswer, bool)> {
+    let (mut answer, replayed) = match outcome {
+        Outcome::New(placed, quote) => {
+            let line = |line: &souk_actors::PricedLine| LineAnswer {
+                sku_id: line.sku_id,
+                quantity: line.quantity,
+                unit_price: line.unit_price.into(),
+                total: Money::new(line.unit_price.minor * line.quantity, line.unit_price.currency).into(),
+            };
+            let answer = CheckoutAnswer {
+                order_id: placed.order_id,
+                status: placed.status.to_string(),
+                lines: quote.lines.iter().map(line).collect(),
+                total: quote.total.into(),
+                hold_expires_at: placed.hold_expires_at,
+                order_token: shop.keys.order_token(placed.order_id),
+                approve_url: None,
+            };
+            (answer, false)
+        }
+        Outcome::Replayed(order_id) => (replay(shop, order_id).await?, true),
+    };
+    if let Some(provider) = payment
+        && answer.status == "awaiting_payment"
+    {
+        // a provider that does not answer now delays the address, never the order
+        let paid = tokio::time::timeout(shop.limits.timeout, shop.engine.pay(answer.order_id, provider)).await;
+        answer.approve_url = paid.ok().and_then(Result::ok);
+    }
+    Ok((answer, replayed))
+}
+
+async fn replay(shop: &Shop, order_id: OrderId) -> Answer<CheckoutAnswer> {
+    let order = shop.engine.order(order_id).await?;
+    let line = |line: souk_actors::store::read::LineView| LineAnswer {
+        sku_id: line.sku_id,
+        quantity: line.quantity,
+        unit_price: line.unit_price.into(),
+        total: line.total.into(),
+    };
+    Ok(CheckoutAnswer {
+        order_id,
+        status: order.status.to_string(),
+        lines: order.lines.into_iter().map(line).collect(),
+        total: order.total.into(),
+        hold_expires_at: order.hold_expires_at,
+        order_token: shop.keys.order_token(order_id),
+        approve_url: None,
+    })
+}

@@ -1,0 +1,138 @@
+//! The JSON API. This page is its route table; a file per noun beside it; every handler extracts, calls once, shapes.
+
+mod admin;
+mod checkouts;
+mod extract;
+mod ops;
+mod orders;
+mod pages;
+mod products;
+mod serve;
+mod webhooks;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+pub(crate) use serve::serve;
+
+use crate::{problem::Problem, shop::Shop};
+
+/// How much longer a request may take than the limits of what it waits for come to.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// What handlers share.
+pub(crate) type State = axum::extract::State<Arc<Shop>>;
+
+/// Every route of the shop.
+pub fn routes(shop: Arc<Shop>) -> Router {
+    let (api, document) = OpenApiRouter::with_openapi(Document::openapi())
+        // buyers
+        .routes(routes!(products::list))
+        .routes(routes!(products::by_slug))
+        .routes(routes!(products::sku))
+        .routes(routes!(checkouts::place))
+        .routes(routes!(orders::show))
+        .routes(routes!(orders::events))
+        .routes(routes!(orders::pay))
+        .routes(routes!(orders::cancel))
+        // providers
+        .routes(routes!(webhooks::paypal))
+        // staff
+        .routes(routes!(admin::create_product))
+        .routes(routes!(admin::update_product))
+        .routes(routes!(admin::adjust_stock))
+        .routes(routes!(admin::ledger))
+        .routes(routes!(admin::orders))
+        // ops
+        .routes(routes!(ops::actors))
+        .routes(routes!(ops::release))
+        .routes(routes!(ops::journal))
+        .routes(routes!(ops::audit))
+        .routes(routes!(ops::clock))
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::ready))
+        .routes(routes!(ops::metrics))
+        .split_for_parts();
+
+    api.route("/", get(pages::home))
+        .route("/orders/{order_id}", get(pages::order))
+        .route("/orders/{order_id}/return", get(pages::back_from_provider))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .fallback(|| async { Problem::not_found("page") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&shop), in_time))
+        .layer(middleware::from_fn(measure))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a handler panicked");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error").into_response()
+        }))
+        .with_state(shop)
+}
+
+/// No request waits for ever. Handlers that wait for one thing say so themselves, and sooner; this is for the rest, and
+/// leaves room for a body that takes its time and then a handler that does.
+async fn in_time(axum::extract::State(shop): State, request: Request, next: Next) -> Response {
+    let limit = shop.limits.timeout * 2 + MARGIN;
+    let answer = tokio::time::timeout(limit, next.run(request)).await;
+    answer.unwrap_or_else(|_| Problem::outcome_unknown().into_response())
+}
+
+/// How long each route takes, by route and status: never by id.
+async fn measure(request: Request, next: Next) -> Response {
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_str().to_owned();
+    metrics::histogram!("souk_http_request_seconds", "route" => route, "status" => status)
+        .record(began.elapsed().as_secs_f64());
+    response
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Souk",
+        description = "A commerce engine. Money is `{\"amount\":\"12.50\",\"currency\":\"USD\"}`, ids are opaque strings, \
+                       errors are RFC 9457 problem+json with a stable `code`. A 503 carries Retry-After: ask again with \
+                       the same Idempotency-Key."
+    ),
+    modifiers(&Bearer),
+    tags(
+        (name = "catalogue", description = "What can be bought"),
+        (name = "checkout", description = "Placing, paying and following an order"),
+        (name = "providers", description = "What providers call"),
+        (name = "staff", description = "Needs the staff token"),
+        (name = "ops", description = "How the engine is doing; needs the staff token but for health and metrics")
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("SOUK_STAFF_TOKEN")).build();
+        document.components.get_or_insert_default().add_security_scheme("staff", SecurityScheme::Http(scheme));
+    }
+}

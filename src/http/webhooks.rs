@@ -1,0 +1,64 @@
+//! What providers call. 200 means: the event is in Postgres.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::Request, http::StatusCode};
+use serde_json::json;
+use souk_actors::Webhook;
+
+use super::{
+    State,
+    extract::{bytes, within},
+};
+use crate::{
+    gateways::paypal::webhook::Rejection,
+    problem::{Answer, Problem},
+    shop::Shop,
+};
+
+/// PayPal's events. The signature is verified over the raw body; then the event is stored, once, and answered; what it
+/// means is asked of PayPal itself.
+#[utoipa::path(
+    post, path = "/v1/webhooks/paypal", tag = "providers", request_body(content = Object),
+    responses(
+        (status = 200, description = "Stored, now or before"),
+        (status = 400, body = Problem, description = "`bad_signature`: nothing is stored"),
+        (status = 503, body = Problem, description = "The certificate or the database is away: send it again")
+    )
+)]
+pub(crate) async fn paypal(axum::extract::State(shop): State, request: Request) -> Answer<Json<serde_json::Value>> {
+    let headers = request.headers().clone();
+    let body = bytes(request, &shop).await?;
+    let verified = match shop.paypal.webhooks().verify(&headers, &body).await {
+        Ok(verified) => verified,
+        Err(rejection) => return Err(rejected(rejection)),
+    };
+    let webhook = Webhook {
+        provider: "paypal",
+        event_id: verified.event_id.unwrap_or_else(|| verified.transmission_id.clone()),
+        transmission_id: verified.transmission_id,
+        body: body.to_vec(),
+    };
+    let new = keep(&shop, webhook).await?;
+    metrics::counter!("souk_webhooks_total", "provider" => "paypal", "outcome" => if new { "stored" } else { "known" })
+        .increment(1);
+    Ok(Json(json!({ "received": true })))
+}
+
+async fn keep(shop: &Arc<Shop>, webhook: Webhook) -> Answer<bool> {
+    within(shop.limits.timeout, shop.engine.webhook(webhook)).await
+}
+
+fn rejected(rejection: Rejection) -> Problem {
+    match rejection {
+        Rejection::Forged(why) => {
+            metrics::counter!("souk_webhooks_total", "provider" => "paypal", "outcome" => "forged").increment(1);
+            tracing::warn!(why, "a webhook that PayPal did not sign");
+            Problem::new(StatusCode::BAD_REQUEST, "bad_signature", "Bad signature")
+        }
+        Rejection::CannotTell(why) => {
+            tracing::warn!(why, "a webhook's signature cannot be checked now");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").retry_after(10)
+        }
+    }
+}

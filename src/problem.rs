@@ -1,0 +1,161 @@
+//! The one place that turns an error into HTTP: RFC 9457 problem+json with a stable `code`.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use souk_actors::domain::{Invalid, Refusal};
+
+/// What a client is told instead of an answer. Codes are stable; titles and details are for people.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// `about:blank`: the code says what it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The HTTP status, again.
+    status: u16,
+    /// What to branch on, e.g. `out_of_stock`.
+    code: &'static str,
+    /// The kind of problem, for a person.
+    title: &'static str,
+    /// This very problem, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    /// Whatever this code brings along, e.g. `lines`.
+    #[serde(flatten)]
+    more: Map<String, Value>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+/// What handlers return.
+pub type Answer<T> = Result<T, Problem>;
+
+impl Problem {
+    /// A problem with nothing more to say than its code.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
+        Self {
+            kind: "about:blank",
+            status: status.as_u16(),
+            code,
+            title,
+            detail: None,
+            more: Map::new(),
+            retry_after: None,
+        }
+    }
+
+    /// Says more, for a person.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Says more, for a program.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        self.more.insert(name.to_owned(), json!(value));
+        self
+    }
+
+    /// Says when to ask again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// No such thing, or none that the asker may know of.
+    #[must_use]
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found").detail(format!("There is no such {what}."))
+    }
+
+    /// A value is not what it should be.
+    #[must_use]
+    pub fn invalid(invalid: &Invalid) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request")
+            .detail(invalid.to_string())
+            .with("field", &invalid.field)
+    }
+
+    /// Nobody knows yet how it ended.
+    #[must_use]
+    pub fn outcome_unknown() -> Self {
+        Refusal::Unknown.into()
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        use StatusCode as Status;
+        let said = refusal.to_string();
+        let retry = refusal.retry_after().map(|after| after.as_secs().max(1));
+        let problem = match refusal {
+            Refusal::Invalid(invalid) => Self::invalid(&invalid),
+            Refusal::OutOfStock(lines) => {
+                Self::new(Status::CONFLICT, "out_of_stock", "Not enough stock").with("lines", lines)
+            }
+            Refusal::NotFound(what) => Self::not_found(what),
+            Refusal::KeyReused => {
+                Self::new(Status::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused").detail(said)
+            }
+            Refusal::NotNow { status, .. } => Self::new(Status::CONFLICT, "order_state", "Not possible in this state")
+                .detail(said)
+                .with("order_status", status),
+            Refusal::BelowReserved { available } => Self::new(Status::CONFLICT, "below_reserved", "Stock is reserved")
+                .detail(said)
+                .with("available", available),
+            Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
+            Refusal::Away(_) => {
+                Self::new(Status::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").detail(said)
+            }
+            Refusal::Unknown => Self::new(Status::SERVICE_UNAVAILABLE, "outcome_unknown", "No answer yet")
+                .detail("It may have been done. Ask again with the same Idempotency-Key."),
+            Refusal::Superseded => {
+                Self::new(Status::SERVICE_UNAVAILABLE, "superseded", "Served elsewhere").detail(said)
+            }
+            Refusal::Fault => Self::new(Status::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        };
+        Self { retry_after: retry, ..problem }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid(&invalid)
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    /// A failed read of the shop's own records; logged here, once.
+    fn from(error: sqlx::Error) -> Self {
+        souk_actors::store::refusal(&error).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail.as_deref().unwrap_or(self.title))
+    }
+}

@@ -1,0 +1,89 @@
+//! A checkout as the shop sees it: read, quoted, handed to the engine, and answered the same however often it is asked.
+
+use souk_actors::{
+    CheckedOut, Checkout,
+    domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId},
+};
+
+use super::{Shop, quote::Quote};
+use crate::problem::Problem;
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Whose idempotency key, e.g. `guest`.
+    pub principal: String,
+    /// The key.
+    pub key: String,
+    /// SHA-256 of the whole request.
+    pub fingerprint: [u8; 32],
+    /// What is wanted.
+    pub lines: Vec<(SkuId, Quantity)>,
+    /// By whom.
+    pub email: Email,
+    /// Where to.
+    pub ship_to: Address,
+    /// In which currency.
+    pub currency: Currency,
+    /// What the client believes that it costs.
+    pub expected_total: Option<Money>,
+    /// The provider to announce the payment to at once.
+    pub payment: Option<String>,
+}
+
+/// What became of a wish.
+pub enum Outcome {
+    /// A new order: all there is to say of it is known without asking Postgres.
+    New(souk_actors::Placed, Quote),
+    /// The order that this key had placed before.
+    Replayed(OrderId),
+}
+
+/// Places an order.
+///
+/// # Errors
+/// Every refusal of the quote and the engine. Before any of them is told, the key is looked up: a retry hears of the order
+/// that it has placed, not that prices have changed or that the last unit is gone.
+pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
+    let quoted = match quote(shop, &wish).await {
+        Ok(quote) => quote,
+        Err(problem) => {
+            let before = shop.engine.placed_before(&wish.principal, &wish.key, &wish.fingerprint).await?;
+            return before.map(Outcome::Replayed).ok_or(problem);
+        }
+    };
+    let checkout = Checkout {
+        principal: wish.principal,
+        key: wish.key,
+        fingerprint: wish.fingerprint,
+        lines: quoted.lines.clone(),
+        total: quoted.total,
+        email: wish.email,
+        ship_to: wish.ship_to,
+        payment: wish.payment,
+    };
+    match shop.engine.checkout(checkout).await? {
+        CheckedOut::New(placed) => Ok(Outcome::New(placed, quoted)),
+        CheckedOut::Replayed(order_id) => Ok(Outcome::Replayed(order_id)),
+    }
+}
+
+async fn quote(shop: &Shop, wish: &Wish) -> Result<Quote, Problem> {
+    let quote = shop.prices.quote(&wish.lines, wish.currency).await?;
+    match wish.expected_total {
+        Some(expected) if expected != quote.total => Err(changed(&quote)),
+        _ => Ok(quote),
+    }
+}
+
+fn changed(quote: &Quote) -> Problem {
+    let lines: Vec<_> = quote
+        .lines
+        .iter()
+        .map(|line| serde_json::json!({ "sku_id": line.sku_id, "quantity": line.quantity, "unit_price": line.unit_price }))
+        .collect();
+    Problem::new(axum::http::StatusCode::CONFLICT, "quote_changed", "The total has changed")
+        .detail(format!("The total is {} now.", quote.total))
+        .with("lines", lines)
+        .with("total", quote.total)
+}

@@ -1,0 +1,395 @@
+//! Products and their SKUs. Each write is one statement, so a client that goes away leaves nothing half-done; a new SKU's
+//! stock is opened by the engine right after, or, should that fail or the process die in between, by [`open_forgotten`].
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use souk_actors::{
+    Engine,
+    domain::{Currency, Invalid, Money, ProductId, Refusal, SkuId, change::Opening, clean},
+};
+use sqlx::{PgPool, Row, postgres::PgRow};
+
+use crate::problem::Problem;
+
+/// A product with its SKUs, as a catalogue shows it.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Product {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub product_id: ProductId,
+    /// Its name in addresses.
+    pub slug: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// What can be bought.
+    pub skus: Vec<Sku>,
+}
+
+/// One SKU as a catalogue shows it.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Sku {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub sku_id: SkuId,
+    /// The shop's own code of it.
+    pub code: String,
+    /// What one costs; one price a currency.
+    pub prices: Vec<PriceTag>,
+    /// What one costs in the first of its currencies.
+    pub price: Option<PriceTag>,
+    /// Units that can be sold now.
+    pub available: i64,
+}
+
+/// `{"amount":"12.50","currency":"USD"}`.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Money)]
+pub struct PriceTag {
+    /// A decimal number with as many decimals as the currency has.
+    pub amount: String,
+    /// ISO 4217.
+    #[schema(value_type = String)]
+    pub currency: Currency,
+}
+
+impl From<Money> for PriceTag {
+    fn from(money: Money) -> Self {
+        Self { amount: money.amount(), currency: money.currency }
+    }
+}
+
+/// A product to be made.
+#[derive(Debug, Clone)]
+pub struct NewProduct {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Its name in addresses; made from the name where none is given.
+    pub slug: Option<String>,
+    /// Its SKUs, at least one.
+    pub skus: Vec<NewSku>,
+}
+
+/// A SKU to be made.
+#[derive(Debug, Clone)]
+pub struct NewSku {
+    /// The shop's own code, unique.
+    pub code: String,
+    /// What one costs.
+    pub price: Money,
+    /// Units on hand.
+    pub on_hand: i64,
+}
+
+/// The most SKUs that one product has.
+pub const MOST_SKUS: usize = 1_000;
+/// The most units that a SKU begins with.
+pub const MOST_STOCK: i64 = 1_000_000_000;
+
+/// Makes a product and opens its stock.
+///
+/// # Errors
+/// 409 where a code or the slug is taken; 422 where a value is not what it should be.
+pub async fn create(pool: &PgPool, engine: &Engine, new: NewProduct, at: DateTime<Utc>) -> Result<Product, Problem> {
+    let new = checked(new)?;
+    let mut ids = engine.ids(1 + new.skus.len() as i64).await?;
+    let product_id = ProductId(ids.next().unwrap_or_default());
+    let sku_ids: Vec<i64> = ids.collect();
+    let slug = match &new.slug {
+        Some(slug) => insert(pool, product_id, slug, &new, &sku_ids, at).await.map(|()| slug.clone()),
+        None => insert_with_free_slug(pool, product_id, &new, &sku_ids, at).await,
+    }
+    .map_err(taken)?;
+    let openings =
+        sku_ids.iter().zip(&new.skus).map(|(sku_id, sku)| Opening { sku_id: SkuId(*sku_id), on_hand: sku.on_hand });
+    engine.open_stock(openings.collect()).await?;
+    let skus = sku_ids.iter().zip(new.skus).map(|(sku_id, sku)| Sku {
+        sku_id: SkuId(*sku_id),
+        code: sku.code,
+        prices: vec![sku.price.into()],
+        price: Some(sku.price.into()),
+        available: sku.on_hand,
+    });
+    Ok(Product { product_id, slug, name: new.name, description: new.description, skus: skus.collect() })
+}
+
+fn checked(new: NewProduct) -> Result<NewProduct, Invalid> {
+    let name = clean("name", &new.name, 200)?;
+    if name.is_empty() {
+        return Err(Invalid::new("name", "is missing"));
+    }
+    let slug = new.slug.as_deref().map(|slug| clean("slug", slug, 120)).transpose()?;
+    if slug.as_deref().is_some_and(|slug| slugify(slug) != slug || slug.is_empty()) {
+        return Err(Invalid::new("slug", "is made of a-z, 0-9 and single hyphens"));
+    }
+    if new.skus.is_empty() || new.skus.len() > MOST_SKUS {
+        return Err(Invalid::new("skus", format!("a product has 1 to {MOST_SKUS} SKUs")));
+    }
+    let mut skus = Vec::with_capacity(new.skus.len());
+    for (at, sku) in new.skus.into_iter().enumerate() {
+        let code = clean(&format!("skus[{at}].code"), &sku.code, 64)?;
+        if code.is_empty() {
+            return Err(Invalid::new(format!("skus[{at}].code"), "is missing"));
+        }
+        if !(0..=MOST_STOCK).contains(&sku.on_hand) {
+            return Err(Invalid::new(
+                format!("skus[{at}].on_hand"),
+                format!("is a whole number from 0 to {MOST_STOCK}"),
+            ));
+        }
+        skus.push(NewSku { code, ..sku });
+    }
+    Ok(NewProduct { name, slug, skus, description: new.description })
+}
+
+/// `Café crème, 250 g` becomes `caf-cr-me-250-g`: letters that addresses show plainly, joined by hyphens.
+fn slugify(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let words = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").chars().take(120).collect()
+}
+
+async fn insert_with_free_slug(
+    pool: &PgPool,
+    product_id: ProductId,
+    new: &NewProduct,
+    sku_ids: &[i64],
+    at: DateTime<Utc>,
+) -> Result<String, sqlx::Error> {
+    let plain = slugify(&new.name);
+    if !plain.is_empty() {
+        match insert(pool, product_id, &plain, new, sku_ids, at).await {
+            Err(error) if constraint(&error) == Some("product_slug_once") => {}
+            other => return other.map(|()| plain),
+        }
+    }
+    let id = product_id.to_string();
+    let slug = format!("{plain}-{}", &id[id.len() - 6..]).trim_start_matches('-').to_owned();
+    insert(pool, product_id, &slug, new, sku_ids, at).await?;
+    Ok(slug)
+}
+
+async fn insert(
+    pool: &PgPool,
+    product_id: ProductId,
+    slug: &str,
+    new: &NewProduct,
+    sku_ids: &[i64],
+    at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "with made as (
+             insert into product (id, slug, name, description, created_at, updated_at) values ($1, $2, $3, $4, $5, $5)
+         ), want as (
+             select * from unnest($6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::bigint[])
+                 with ordinality as w(id, code, first_stock, currency, minor, n)
+         ), sold as (
+             insert into sku (id, product_id, code, position, first_stock) select id, $1, code, n, first_stock from want
+         )
+         insert into sku_price (sku_id, currency, minor) select id, currency, minor from want",
+    )
+    .bind(product_id)
+    .bind(slug)
+    .bind(&new.name)
+    .bind(&new.description)
+    .bind(at)
+    .bind(sku_ids)
+    .bind(new.skus.iter().map(|sku| sku.code.as_str()).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.on_hand).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.price.currency.to_string()).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.price.minor).collect::<Vec<_>>())
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|error| error.constraint())
+}
+
+/// A constraint's name becomes what the client did.
+fn taken(error: sqlx::Error) -> Problem {
+    let conflict =
+        |code, detail: &str| Problem::new(axum::http::StatusCode::CONFLICT, code, "Already taken").detail(detail);
+    match constraint(&error) {
+        Some("product_slug_once") => conflict("slug_taken", "Another product has this slug."),
+        Some("sku_code_once") => conflict("code_taken", "Another SKU has one of these codes."),
+        _ => error.into(),
+    }
+}
+
+/// What a product's update changes; what is not given stays.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// A new name.
+    pub name: Option<String>,
+    /// A new description.
+    pub description: Option<String>,
+    /// New prices of SKUs, added or replaced by currency.
+    pub prices: Vec<(SkuId, Money)>,
+}
+
+/// Changes a product.
+///
+/// # Errors
+/// 404, or 422 where a SKU is not the product's.
+pub async fn update(pool: &PgPool, product_id: ProductId, update: &Update, at: DateTime<Utc>) -> Result<(), Problem> {
+    let name = update.name.as_deref().map(|name| clean("name", name, 200)).transpose()?;
+    if name.as_deref() == Some("") {
+        return Err(Invalid::new("name", "is missing").into());
+    }
+    let known: Vec<i64> =
+        sqlx::query_scalar("select id from sku where product_id = $1").bind(product_id).fetch_all(pool).await?;
+    if let Some((sku_id, _)) = update.prices.iter().find(|(sku_id, _)| !known.contains(&sku_id.0)) {
+        return Err(Invalid::new("skus", format!("{sku_id} is no SKU of this product")).into());
+    }
+    let changed = sqlx::query(
+        "with priced as (
+             insert into sku_price (sku_id, currency, minor)
+             select * from unnest($5::bigint[], $6::text[], $7::bigint[])
+             on conflict (sku_id, currency) do update set minor = excluded.minor
+         )
+         update product set name = coalesce($2, name), description = coalesce($3, description), updated_at = $4
+         where id = $1",
+    )
+    .bind(product_id)
+    .bind(name)
+    .bind(&update.description)
+    .bind(at)
+    .bind(update.prices.iter().map(|(sku_id, _)| sku_id.0).collect::<Vec<_>>())
+    .bind(update.prices.iter().map(|(_, price)| price.currency.to_string()).collect::<Vec<_>>())
+    .bind(update.prices.iter().map(|(_, price)| price.minor).collect::<Vec<_>>())
+    .execute(pool)
+    .await
+    .map_err(twice)?;
+    if changed.rows_affected() == 0 { Err(Problem::not_found("product")) } else { Ok(()) }
+}
+
+fn twice(error: sqlx::Error) -> Problem {
+    match error.as_database_error().and_then(|error| error.code()) {
+        Some(code) if code == "21000" => Invalid::new("skus", "names one SKU twice in one currency").into(),
+        _ => error.into(),
+    }
+}
+
+/// Opens the stock of every SKU that has none yet: those whose product was made right before the database went away or
+/// the process died. Whoever opens one a second time changes nothing.
+///
+/// # Errors
+/// Where the database or the engine is away.
+pub async fn open_forgotten(pool: &PgPool, engine: &Engine) -> Result<usize, Problem> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "select s.id, s.first_stock from sku s where not exists (select from stock t where t.sku_id = s.id)",
+    )
+    .fetch_all(pool)
+    .await?;
+    let count = rows.len();
+    for chunk in rows.chunks(1_000) {
+        let openings = chunk.iter().map(|(sku_id, on_hand)| Opening { sku_id: SkuId(*sku_id), on_hand: *on_hand });
+        engine.open_stock(openings.collect()).await?;
+    }
+    Ok(count)
+}
+
+/// Which products to show.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// Newest first, those made before this one where it is given.
+    Page { before: Option<ProductId>, most: i64 },
+    /// The one with this slug.
+    Slug(String),
+    /// The one with this id.
+    Id(ProductId),
+    /// The one with this SKU.
+    Sku(SkuId),
+}
+
+/// Products with prices and what is available of each SKU.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn find(pool: &PgPool, engine: &Engine, which: &Which) -> Result<Vec<Product>, Problem> {
+    let (before, most) = match which {
+        Which::Page { before, most } => (*before, *most),
+        Which::Slug(_) | Which::Id(_) | Which::Sku(_) => (None, 1),
+    };
+    let slug = if let Which::Slug(slug) = which { Some(slug) } else { None };
+    let id = if let Which::Id(id) = which { Some(*id) } else { None };
+    let sku_id = if let Which::Sku(sku_id) = which { Some(*sku_id) } else { None };
+    let rows = sqlx::query(
+        "select p.id as product_id, p.slug, p.name, p.description, s.id as sku_id, s.code,
+             array_agg(c.currency order by c.currency) filter (where c.currency is not null) as currencies,
+             array_agg(c.minor order by c.currency) filter (where c.currency is not null) as minors
+         from (
+             select * from product
+             where ($1::bigint is null or id < $1) and ($2::text is null or slug = $2) and ($3::bigint is null or id = $3)
+                 and ($4::bigint is null or id = (select product_id from sku where id = $4))
+             order by id desc limit $5
+         ) p
+         join sku s on s.product_id = p.id
+         left join sku_price c on c.sku_id = s.id
+         group by p.id, p.slug, p.name, p.description, s.id, s.code, s.position
+         order by p.id desc, s.position",
+    )
+    .bind(before)
+    .bind(slug)
+    .bind(id)
+    .bind(sku_id)
+    .bind(most)
+    .fetch_all(pool)
+    .await?;
+    let mut products = assemble(&rows)?;
+    fill_available(engine, &mut products).await?;
+    Ok(products)
+}
+
+fn assemble(rows: &[PgRow]) -> Result<Vec<Product>, sqlx::Error> {
+    let mut products: Vec<Product> = Vec::new();
+    for row in rows {
+        let product_id: ProductId = row.try_get("product_id")?;
+        if products.last().is_none_or(|last| last.product_id != product_id) {
+            products.push(Product {
+                product_id,
+                slug: row.try_get("slug")?,
+                name: row.try_get("name")?,
+                description: row.try_get("description")?,
+                skus: Vec::new(),
+            });
+        }
+        let currencies: Vec<String> = row.try_get::<Option<_>, _>("currencies")?.unwrap_or_default();
+        let minors: Vec<i64> = row.try_get::<Option<_>, _>("minors")?.unwrap_or_default();
+        let tag = |(currency, minor): (&String, i64)| {
+            currency.parse().ok().map(|currency| PriceTag::from(Money::new(minor, currency)))
+        };
+        let prices: Vec<PriceTag> = currencies.iter().zip(minors).filter_map(tag).collect();
+        let price = prices.first().cloned();
+        let sku = Sku { sku_id: row.try_get("sku_id")?, code: row.try_get("code")?, prices, price, available: 0 };
+        if let Some(product) = products.last_mut() {
+            product.skus.push(sku);
+        }
+    }
+    Ok(products)
+}
+
+async fn fill_available(engine: &Engine, products: &mut [Product]) -> Result<(), Refusal> {
+    let sku_ids: Vec<SkuId> = products.iter().flat_map(|product| product.skus.iter().map(|sku| sku.sku_id)).collect();
+    let available = engine.available(&sku_ids).await?;
+    for sku in products.iter_mut().flat_map(|product| product.skus.iter_mut()) {
+        sku.available = available.get(&sku.sku_id).copied().unwrap_or(0);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_plain() {
+        assert_eq!(slugify("  The Best Mug -- 2026! "), "the-best-mug-2026");
+        assert_eq!(slugify("東京"), "");
+    }
+}

@@ -1,0 +1,136 @@
+//! Quotes: what lines cost, by the server's prices. Prices are cached for a minute and dropped when staff change them, so
+//! placing an order asks Postgres for nothing it does not write; stock is never cached here.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use moka::future::Cache;
+use souk_actors::{
+    PricedLine,
+    domain::{Currency, Invalid, Money, Quantity, SkuId},
+};
+use sqlx::PgPool;
+
+use crate::problem::Problem;
+
+/// The most lines that one checkout has.
+pub const MOST_LINES: usize = 1_000;
+
+/// A quoted checkout: every line another SKU.
+#[derive(Debug, Clone)]
+pub struct Quote {
+    /// The lines, in the order in which their SKUs were first named.
+    pub lines: Vec<PricedLine>,
+    /// What they cost together.
+    pub total: Money,
+}
+
+/// Prices by SKU and currency.
+pub struct Prices {
+    pool: PgPool,
+    cache: Cache<(SkuId, Currency), i64>,
+    /// Grows with every change, so that a price read before it is not kept after it.
+    changes: AtomicU64,
+}
+
+impl Prices {
+    /// Prices of this shop.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        let cache = Cache::builder().max_capacity(200_000).time_to_live(Duration::from_secs(60)).build();
+        Self { pool, cache, changes: AtomicU64::new(0) }
+    }
+
+    /// Staff have changed prices.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.cache.invalidate_all();
+    }
+
+    /// Quotes lines: the same SKU twice becomes one line.
+    ///
+    /// # Errors
+    /// 422 for too many lines, an unknown SKU, or one without a price in this currency.
+    pub async fn quote(&self, lines: &[(SkuId, Quantity)], currency: Currency) -> Result<Quote, Problem> {
+        let merged = merge(lines)?;
+        let prices = self.of(&merged, currency).await?;
+        let mut total = Money::new(0, currency);
+        let mut priced = Vec::with_capacity(merged.len());
+        for ((sku_id, quantity), unit_price) in merged.into_iter().zip(prices) {
+            let too_much = |_| Invalid::new("lines", "cost more than can be charged");
+            let line = unit_price.times(quantity).map_err(too_much)?;
+            total = total.plus(line).map_err(too_much)?;
+            priced.push(PricedLine { sku_id, quantity, unit_price });
+        }
+        Ok(Quote { lines: priced, total })
+    }
+
+    async fn of(&self, lines: &[(SkuId, i64)], currency: Currency) -> Result<Vec<Money>, Problem> {
+        let mut prices = Vec::with_capacity(lines.len());
+        for (sku_id, _) in lines {
+            prices.push(self.cache.get(&(*sku_id, currency)).await);
+        }
+        let missing: Vec<i64> =
+            lines.iter().zip(&prices).filter(|(_, price)| price.is_none()).map(|((sku_id, _), _)| sku_id.0).collect();
+        let loaded = if missing.is_empty() { Vec::new() } else { self.load(&missing, currency).await? };
+        let find = |(sku_id, known): (SkuId, Option<i64>)| {
+            let minor = known.or_else(|| loaded.iter().find(|(id, _)| *id == sku_id.0).map(|(_, minor)| *minor));
+            minor.map(|minor| Money::new(minor, currency)).ok_or(sku_id)
+        };
+        let found: Result<Vec<Money>, SkuId> = lines.iter().map(|(sku_id, _)| *sku_id).zip(prices).map(find).collect();
+        found.map_err(|sku_id| Invalid::new("lines", format!("{sku_id} is not sold in {currency}")).into())
+    }
+
+    async fn load(&self, sku_ids: &[i64], currency: Currency) -> Result<Vec<(i64, i64)>, Problem> {
+        let before = self.changes.load(Ordering::SeqCst);
+        let loaded: Vec<(i64, i64)> =
+            sqlx::query_as("select sku_id, minor from sku_price where sku_id = any($1) and currency = $2")
+                .bind(sku_ids)
+                .bind(currency.code())
+                .fetch_all(&self.pool)
+                .await?;
+        for (sku_id, minor) in &loaded {
+            self.cache.insert((SkuId(*sku_id), currency), *minor).await;
+        }
+        if self.changes.load(Ordering::SeqCst) != before {
+            self.cache.invalidate_all();
+        }
+        Ok(loaded)
+    }
+}
+
+fn merge(lines: &[(SkuId, Quantity)]) -> Result<Vec<(SkuId, i64)>, Invalid> {
+    if lines.is_empty() || lines.len() > MOST_LINES {
+        return Err(Invalid::new("lines", format!("an order has 1 to {MOST_LINES} lines")));
+    }
+    let mut merged: Vec<(SkuId, i64)> = Vec::with_capacity(lines.len());
+    let mut places = std::collections::HashMap::with_capacity(lines.len());
+    for (sku_id, quantity) in lines {
+        let place = *places.entry(*sku_id).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some((_, units)) => *units += quantity.units(),
+            None => merged.push((*sku_id, quantity.units())),
+        }
+    }
+    match merged.iter().find(|(_, units)| *units > Quantity::MAX) {
+        Some(_) => Err(Invalid::new("lines", format!("ask for more than {} of one SKU", Quantity::MAX))),
+        None => Ok(merged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_sku_twice_is_one_line() {
+        let quantity = |units| Quantity::new(units).expect("valid");
+        let lines = [(SkuId(2), quantity(1)), (SkuId(1), quantity(1)), (SkuId(2), quantity(3))];
+        assert_eq!(merge(&lines).expect("valid"), vec![(SkuId(2), 4), (SkuId(1), 1)]);
+        assert!(merge(&[]).is_err());
+        assert!(merge(&vec![(SkuId(1), quantity(1)); MOST_LINES + 1]).is_err());
+        assert!(merge(&[(SkuId(1), quantity(Quantity::MAX)), (SkuId(1), quantity(1))]).is_err());
+    }
+}

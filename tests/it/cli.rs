@@ -1,0 +1,322 @@
+//! The command line, run as people run it: every command, every refusal, every exit code.
+
+use std::{
+    ffi::OsStr,
+    io::Write,
+    net::TcpStream,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    process::Output,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::support::{
+    TestDb, eventually,
+    house::House,
+    shop::{Bank, TestShop, basket, fresh, paid_basket},
+};
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A URL of a test's database: the path of its socket, percent-encoded.
+fn url(db: &TestDb) -> String {
+    let options = db.connect.to_url_lossy();
+    options.to_string()
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let house = House::new(&[]);
+    let help = house.run(&["--help"]);
+    assert!(help.status.success());
+    for command in ["serve", "sandbox", "migrate", "seed", "tree", "audit"] {
+        assert!(out(&help).contains(command), "{}", out(&help));
+        let own = house.run(&[command, "--help"]);
+        assert!(own.status.success() && out(&own).contains(&format!("Usage: souk {command}")), "{}", out(&own));
+    }
+    assert!(out(&house.run(&["--version"])).starts_with("souk "));
+    for wrong in [&[][..], &["sell"], &["serve", "--surplus"], &["tree", "--limit", "x"]] {
+        let answer = house.run(wrong);
+        assert_eq!(answer.status.code(), Some(2), "{wrong:?}");
+        assert!(err(&answer).contains("--help") || err(&answer).contains("Usage"), "{}", err(&answer));
+    }
+    assert!(!house.dir().join("souk").exists(), "asking for help starts nothing");
+}
+
+#[test]
+fn what_is_wrong_with_settings_is_named() {
+    let house = House::new(&[]);
+    let refused = |arguments: &[&str], settings: &[(&str, &str)], named: &[&str]| {
+        let answer = house.souk(arguments).envs(settings.iter().copied()).output().expect("souk runs");
+        assert_eq!(answer.status.code(), Some(1), "{settings:?}: {}", err(&answer));
+        let said = err(&answer);
+        for word in named {
+            assert!(said.contains(word), "{word} in {said}");
+        }
+        assert!(said.starts_with("souk: ") && !said.contains("panicked"), "{said}");
+    };
+    refused(&["serve"], &[("SOUK_HTTP__LISTNE", "x")], &["SOUK_HTTP__LISTNE", "http.listne"]);
+    refused(&["serve"], &[("SOUK_DATABASE__POOL", "many")], &["SOUK_DATABASE__POOL", "whole number"]);
+    refused(&["serve"], &[("SOUK_MODE", "prodution")], &["prodution", "mode"]);
+    refused(&["serve"], &[("SOUK_DATABASE__URL", "nonsense")], &["database.url"]);
+    refused(&["serve"], &[("SOUK_CHECKOUT__HOLD_SECONDS", "0")], &["hold_seconds"]);
+    let latin = OsStr::from_bytes(b"caf\xe9");
+    let answer = house.souk(&["serve"]).env("SOUK_MODE", latin).output().expect("souk runs");
+    assert_eq!((answer.status.code(), err(&answer)), (Some(1), "souk: SOUK_MODE: is not UTF-8\n".to_owned()));
+    let foreign = house.souk(&["tree"]).env("CAFE", latin).output().expect("souk runs");
+    assert!(err(&foreign).contains("no shop answers at"), "{}", err(&foreign));
+    refused(&["--config", "missing.toml", "serve"], &[], &["missing.toml"]);
+    for (text, named) in [
+        ("[http]\nlisten = 1", "listen"),
+        ("[htpt]\n", "htpt"),
+        ("[http]\nlitsen = \"x\"", "http.litsen"),
+        ("[", "own.toml"),
+    ] {
+        std::fs::write(house.dir().join("own.toml"), text).expect("a file");
+        let answer = house.run(&["--config", "own.toml", "serve"]);
+        assert_eq!(answer.status.code(), Some(1), "{text}");
+        assert!(err(&answer).contains(named) && err(&answer).contains("own.toml"), "{text}: {}", err(&answer));
+    }
+
+    // production takes no sandbox, no faults, and no secrets that it does not have
+    let production = [
+        ("SOUK_MODE", "production"),
+        ("SOUK_PAYPAL__BASE_URL", "https://api-m.paypal.com"),
+        ("SOUK_PAYPAL__CERT_URLS", "https://api-m.paypal.com/v1/notifications/certs/"),
+        ("SOUK_PAYPAL__CLIENT_ID", "an id of our own"),
+        ("SOUK_PAYPAL__WEBHOOK_ID", "1JE4291016473214C"),
+        ("SOUK_PAYPAL__CLIENT_SECRET", "x"),
+        ("SOUK_HTTP__PUBLIC_URL", "https://shop.example"),
+        ("SOUK_SECRET", "0123456789abcdef0123456789abcdef"),
+    ];
+    refused(&["serve"], &[("SOUK_MODE", "production")], &["production", "paypal.base_url"]);
+    let with = |name: &'static str, value: &'static str| {
+        let mut settings = production.to_vec();
+        settings.retain(|(known, _)| *known != name);
+        settings.push((name, value));
+        settings
+    };
+    refused(&["serve"], &with("SOUK_FAULT", "abort:sku.hold:0"), &["SOUK_FAULT"]);
+    refused(&["sandbox"], &with("SOUK_FAULT", ""), &["sandbox", "production"]);
+    refused(&["serve"], &with("SOUK_SECRET", "short"), &["SOUK_SECRET"]);
+    refused(&["serve"], &with("SOUK_PAYPAL__WEBHOOK_ID", "WH-SOUK"), &["paypal.webhook_id"]);
+    refused(&["serve"], &with("SOUK_PAYPAL__ROOTS", "root.pem"), &["paypal.roots"]);
+    refused(&["serve"], &with("SOUK_STAFF_TOKEN", "short"), &["SOUK_STAFF_TOKEN"]);
+    refused(&["serve"], &with("SOUK_HTTP__PUBLIC_URL", "http://shop.example"), &["public_url"]);
+    assert!(!house.dir().join("souk").exists(), "nothing was started");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrating_twice_and_auditing() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(5).await;
+    shop.sold(&sku_id).await;
+    let house = House::new(&[("SOUK_DATABASE__URL", &url(&shop.db))]);
+    for _ in 0..2 {
+        let migrated = house.run(&["migrate"]);
+        assert!(migrated.status.success() && out(&migrated).contains("up to date"), "{}", err(&migrated));
+    }
+    let audit = house.run(&["audit"]);
+    assert!(audit.status.success() && out(&audit).starts_with("Clean: "), "{}{}", out(&audit), err(&audit));
+
+    // each harm is found, named, and told to the shell
+    let mut conn = shop.db.conn().await;
+    for (harm, check) in [
+        ("update stock set on_hand = on_hand + 1 where sku_id = (select max(sku_id) from stock)", "stock-is-ledger"),
+        ("update reservation set state = 'released'", "stock-is-reservations"),
+        ("update customer_order set total_minor = total_minor + 1", "total-is-lines"),
+        ("update payment_fact set amount_minor = 1 where kind = 'capture'", "confirmed-is-paid"),
+        ("delete from idempotency", "order-has-key"),
+        ("delete from order_event where kind = 'payment_announced'", "timeline-whole"),
+    ] {
+        let found = {
+            let backup = "create table kept as select * from stock; create table kept_parts as select * from reservation;
+                create table kept_orders as select * from customer_order; create table kept_facts as select * from payment_fact;
+                create table kept_keys as select * from idempotency; create table kept_events as select * from order_event";
+            sqlx::raw_sql(backup).execute(&mut conn).await.expect("a copy");
+            sqlx::raw_sql(harm).execute(&mut conn).await.expect("harm is done");
+            let found = house.run(&["audit"]);
+            let restore = "truncate stock, reservation, customer_order, payment_fact, idempotency, order_event;
+                insert into stock select * from kept; insert into reservation select * from kept_parts;
+                insert into customer_order select * from kept_orders; insert into payment_fact select * from kept_facts;
+                insert into idempotency select * from kept_keys; insert into order_event select * from kept_events;
+                drop table kept, kept_parts, kept_orders, kept_facts, kept_keys, kept_events";
+            sqlx::raw_sql(restore).execute(&mut conn).await.expect("the copy is back");
+            found
+        };
+        assert_eq!(found.status.code(), Some(1), "{harm}");
+        assert!(out(&found).contains(&format!("{check}: not true that")), "{harm}: {}", out(&found));
+    }
+    assert!(house.run(&["audit"]).status.success());
+    conn.close().await.ok();
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_is_opened_looked_at_and_closed_by_its_owner() {
+    let mut house = House::new(&[]);
+    for command in ["tree", "seed"] {
+        let nobody = house.run(&[command]);
+        assert_eq!(nobody.status.code(), Some(1), "{command}");
+        assert!(err(&nobody).contains("no shop answers at"), "{command}: {}", err(&nobody));
+    }
+    house.start(None).await;
+    assert!(house.log().contains("Souk serves at http://127.0.0.1:"), "{}", house.log());
+    let seeded = house.run(&["seed"]);
+    assert!(seeded.status.success() && out(&seeded).contains("sells something already"), "{}", err(&seeded));
+    assert_eq!(house.api.get("/v1/products").await.ok()["products"].as_array().map(Vec::len), Some(8));
+
+    let sku_id = house.api.sku(5).await;
+    house.api.place(basket(&[(&sku_id, 1)])).await;
+    let tree = house.run(&["tree"]);
+    let drawn = out(&tree);
+    assert!(tree.status.success() && drawn.starts_with("souk  running\n├─ journal  running"), "{drawn}{}", err(&tree));
+    assert!(drawn.contains(&format!("sku/{sku_id}")) && drawn.contains("└─ reconciler"), "{drawn}");
+    let wrong = house.souk(&["tree"]).env("SOUK_STAFF_TOKEN", "somebody else's").output().expect("souk runs");
+    assert_eq!(wrong.status.code(), Some(1));
+
+    // a port that is taken is found out before anything is touched
+    let taken = house.run(&["serve"]);
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(err(&taken).contains("http.listen"), "{}", err(&taken));
+    assert_eq!(house.api.get("/readyz").await.status, 200);
+
+    house.signal(Signal::SIGINT);
+    assert_eq!(house.ended().await.code(), Some(0), "{}", house.log());
+    assert_eq!(house.postmaster(), None, "its Postgres was stopped with it");
+    assert!(reqwest::get(format!("{}/_sandbox/health", house.bank.base)).await.is_err(), "and its sandbox");
+    // and everything is there when it opens again
+    house.start(None).await;
+    assert_eq!(house.api.stock(&sku_id).await, (5, 1));
+    house.audit();
+}
+
+/// A polite end under load: who is inside is served, who comes later hears so, and nothing that was said is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_polite_end_loses_nothing() {
+    let mut house = House::new(&[]);
+    house.start(None).await;
+    let sku_id = house.api.sku(1_000_000).await;
+    let (told, stop) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let buyer = async || {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok(answer) = house.api.try_checkout(&fresh("polite"), &basket(&[(&sku_id, 1)])).await else { return };
+            if answer.status == 201 {
+                told.lock().expect("no panic").push(answer.body["order_id"].as_str().expect("an id").to_owned());
+            } else {
+                assert_eq!(answer.status, 503, "{}", answer.text);
+                return;
+            }
+        }
+    };
+    let story = async {
+        eventually("the shop sells", async || told.lock().expect("no panic").len() > 50).await;
+        house.signal(Signal::SIGTERM);
+    };
+    tokio::join!(story, futures::future::join_all((0..16).map(|_| buyer())));
+    let began = Instant::now();
+    assert_eq!(house.ended().await.code(), Some(0), "{}", house.log());
+    assert!(began.elapsed() < Duration::from_secs(10));
+
+    house.start(None).await;
+    let ids = house.order_ids().await;
+    let told = told.into_inner().expect("no panic");
+    assert!(told.iter().all(|order_id| ids.contains(order_id)), "{} told, {} there", told.len(), ids.len());
+    assert_eq!(house.api.stock(&sku_id).await, (1_000_000, i64::try_from(ids.len()).expect("small")));
+    house.audit();
+}
+
+/// Whoever is told twice does not wait for anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_the_shop_at_once() {
+    let mut house = House::new(&[]);
+    house.start(None).await;
+    // somebody who does not come to the end of a request
+    let mut slow = TcpStream::connect(house.api.base.trim_start_matches("http://")).expect("it listens");
+    let half = "POST /v1/checkouts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    slow.write_all(half.as_bytes()).expect("it reads");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    house.signal(Signal::SIGTERM);
+    eventually("it is stopping", async || house.log().contains("stopping")).await;
+    let began = Instant::now();
+    house.signal(Signal::SIGINT);
+    assert_eq!(house.ended().await.code(), Some(130), "{}", house.log());
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+/// A new version is started beside the old one, and takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_shop_takes_over() {
+    let db = TestDb::new().await;
+    let url = url(&db);
+    let mut old = House::new(&[("SOUK_DATABASE__URL", &url)]);
+    let mut new = House::new(&[("SOUK_DATABASE__URL", &url)]);
+    old.start(None).await;
+    let sku_id = old.api.sku(100).await;
+    let placed = old.api.place(basket(&[(&sku_id, 1)])).await;
+
+    new.start(None).await;
+    // the old one finds out with its next write at the latest, and stops: not as if all were well
+    old.api
+        .try_checkout("late", &basket(&[(&sku_id, 1)]))
+        .await
+        .map(|answer| assert_eq!(answer.status, 503, "{}", answer.text))
+        .ok();
+    assert_eq!(old.ended().await.code(), Some(1), "{}", old.log());
+    assert!(old.log().contains("a newer engine has taken over"), "{}", old.log());
+
+    assert_eq!(new.api.order(&placed).await["status"], "awaiting_payment");
+    assert_eq!(new.api.checkout("late", &basket(&[(&sku_id, 1)])).await.status, 201);
+    assert_eq!(new.api.stock(&sku_id).await, (100, 2));
+    new.api.clean().await;
+}
+
+/// The same in one place: Postgres and the sandbox are the successor's, and outlive their first owner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_in_the_same_house_keeps_postgres_and_the_sandbox() {
+    let mut old = House::new(&[]);
+    old.start(None).await;
+    let sku_id = old.api.sku(100).await;
+    old.api.place(basket(&[(&sku_id, 1)])).await;
+    let postmaster = old.postmaster();
+
+    let (place, sandbox) = (old.dir().join("souk"), old.bank.base.trim_start_matches("http://").to_owned());
+    let shared = [("SOUK_DATABASE__DATA_DIR", place.to_str().expect("UTF-8")), ("SOUK_SANDBOX__LISTEN", &sandbox)];
+    let mut new = House::new(&shared);
+    new.bank = Bank::new(old.bank.base.clone());
+    new.start(None).await;
+    assert_eq!(old.ended().await.code(), Some(1), "{}", old.log());
+
+    assert_eq!(old.postmaster(), postmaster, "Postgres was not stopped");
+    let placed = new.api.place(paid_basket(&[(&sku_id, 1)])).await;
+    new.bank.approve(&placed).await;
+    new.api.becomes(&placed, "confirmed", "paid").await; // the sandbox serves, and knows where the shop is now
+    assert_eq!(new.api.stock(&sku_id).await, (100, 2));
+    // and the lock is its own: it ends what it has taken over
+    new.signal(Signal::SIGTERM);
+    assert_eq!(new.ended().await.code(), Some(0), "{}", new.log());
+    assert_eq!(old.postmaster(), None, "Postgres was stopped with its last owner");
+}
+
+/// Whoever is not allowed to is told so before anything happens.
+#[test]
+fn an_unusable_place_is_refused_with_advice() {
+    let house = House::new(&[]);
+    let mut command = house.souk(&["serve"]);
+    command.env("SOUK_DATABASE__DATA_DIR", "/proc/souk").process_group(0);
+    let answer = command.output().expect("souk runs");
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(err(&answer).contains("/proc"), "{}", err(&answer));
+}

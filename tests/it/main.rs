@@ -1,0 +1,20 @@
+//! Stories about the shop, told against a real Postgres; a file per story.
+
+mod baskets;
+mod cli;
+mod crash;
+mod crowd;
+mod embedded;
+mod http;
+mod idempotency;
+mod journal;
+mod model;
+mod money;
+mod orders;
+mod postgres_outage;
+mod ractor;
+mod sandbox;
+mod stock;
+mod supervision;
+mod support;
+mod tidy;

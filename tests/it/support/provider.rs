@@ -1,0 +1,348 @@
+//! A provider of payments in memory, with books of its own: what it charged and gave back is what it says, whatever the
+//! engine believes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use souk_actors::{
+    clock::Clock,
+    domain::{Money, TaskId},
+    ports::{CreatePayment, Created, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
+};
+use tokio::sync::watch;
+
+/// What the provider can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Create,
+    Inspect,
+    Capture,
+    Refund,
+}
+
+/// How it takes a question.
+#[derive(Debug, Clone)]
+pub(crate) enum Mood {
+    /// Answers.
+    Well,
+    /// A 5xx before anything happened.
+    Broken,
+    /// Does it, and the answer is lost on the way.
+    LosesReply,
+    /// Keeps the question, undone, until [`FakeProvider::go_on`].
+    Hangs,
+    /// Does it, and keeps the answer until [`FakeProvider::go_on`].
+    HoldsReply,
+    /// Says this, and does nothing.
+    Says(ProviderError),
+}
+
+#[derive(Debug, Clone)]
+struct Capture {
+    id: String,
+    amount: Money,
+    status: FactStatus,
+    at: DateTime<Utc>,
+    refunds: Vec<(String, Money, FactStatus, DateTime<Utc>)>,
+}
+
+#[derive(Debug)]
+struct Order {
+    reference: String,
+    total: Money,
+    status: FactStatus,
+    at: DateTime<Utc>,
+    captures: Vec<Capture>,
+}
+
+#[derive(Default)]
+struct Books {
+    orders: HashMap<String, Order>,
+    created: HashMap<TaskId, String>,
+    captured: HashMap<TaskId, String>,
+    refunded: HashMap<TaskId, String>,
+    moods: HashMap<Op, VecDeque<Mood>>,
+    always: HashMap<Op, Mood>,
+    calls: HashMap<Op, usize>,
+    capture_as: Option<FactStatus>,
+    next: u32,
+}
+
+pub(crate) struct FakeProvider {
+    name: &'static str,
+    clock: Clock,
+    books: Mutex<Books>,
+    /// How often those that hang were let go on.
+    gate: watch::Sender<u32>,
+}
+
+impl FakeProvider {
+    pub(crate) fn new(name: &'static str, clock: Clock) -> Self {
+        Self { name, clock, books: Mutex::default(), gate: watch::channel(0).0 }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().expect("no panic under this lock")
+    }
+
+    /// The next question of this kind is taken so.
+    pub(crate) fn next(&self, op: Op, mood: Mood) {
+        self.books().moods.entry(op).or_default().push_back(mood);
+    }
+
+    /// Every question of this kind is taken so from now on.
+    pub(crate) fn always(&self, op: Op, mood: Mood) {
+        self.books().always.insert(op, mood);
+    }
+
+    /// Whoever hangs goes on.
+    pub(crate) fn go_on(&self) {
+        self.gate.send_modify(|times| *times += 1);
+    }
+
+    /// Captures come out as this.
+    pub(crate) fn capture_as(&self, status: FactStatus) {
+        self.books().capture_as = Some(status);
+    }
+
+    /// Questions of this kind so far.
+    pub(crate) fn calls(&self, op: Op) -> usize {
+        self.books().calls.get(&op).copied().unwrap_or(0)
+    }
+
+    /// The buyer approves what [`Created::approve_url`] showed.
+    pub(crate) fn approve(&self, approve_url: &str) -> String {
+        let provider_order_id = approve_url.rsplit('/').next().expect("an url").to_owned();
+        self.change(&provider_order_id, FactStatus::Approved, None);
+        provider_order_id
+    }
+
+    /// The same, for another amount than was asked for.
+    pub(crate) fn approve_amount(&self, approve_url: &str, total: Money) -> String {
+        let provider_order_id = approve_url.rsplit('/').next().expect("an url").to_owned();
+        self.change(&provider_order_id, FactStatus::Approved, Some(total));
+        provider_order_id
+    }
+
+    fn change(&self, provider_order_id: &str, status: FactStatus, total: Option<Money>) {
+        let at = self.clock.now();
+        let mut books = self.books();
+        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+        (order.status, order.at) = (status, at);
+        order.total = total.unwrap_or(order.total);
+    }
+
+    /// Money is taken without our asking, e.g. by hand; of any amount.
+    pub(crate) fn charge(&self, provider_order_id: &str, amount: Money) -> String {
+        let at = self.clock.now();
+        let mut books = self.books();
+        books.next += 1;
+        let id = format!("CAP{}", books.next);
+        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+        (order.status, order.at) = (FactStatus::Completed, at);
+        let capture = Capture { id: id.clone(), amount, status: FactStatus::Completed, at, refunds: Vec::new() };
+        order.captures.push(capture);
+        id
+    }
+
+    /// An undecided capture is decided.
+    pub(crate) fn decide(&self, provider_order_id: &str, status: FactStatus) {
+        let at = self.clock.now();
+        let mut books = self.books();
+        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+        let capture = order.captures.last_mut().expect("it was captured");
+        (capture.status, capture.at) = (status, at);
+    }
+
+    /// Money is given back without our asking.
+    pub(crate) fn refund_by_hand(&self, provider_order_id: &str, amount: Money) {
+        let at = self.clock.now();
+        let mut books = self.books();
+        books.next += 1;
+        let id = format!("REF{}", books.next);
+        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+        let capture = order.captures.last_mut().expect("it was captured");
+        capture.refunds.push((id, amount, FactStatus::Completed, at));
+    }
+
+    /// Ids of the provider's orders for a payment, by its reference.
+    pub(crate) fn order_of(&self, payment_id: &str) -> Option<String> {
+        let books = self.books();
+        books.orders.iter().find(|(_, order)| order.reference == payment_id).map(|(id, _)| id.clone())
+    }
+
+    /// What it took and what it gave back, of everybody together.
+    pub(crate) fn money(&self) -> (i64, i64) {
+        let books = self.books();
+        let captures =
+            || books.orders.values().flat_map(|order| &order.captures).filter(|c| c.status == FactStatus::Completed);
+        let taken = captures().map(|capture| capture.amount.minor).sum();
+        let given = captures().flat_map(|capture| &capture.refunds).map(|(_, amount, _, _)| amount.minor).sum();
+        (taken, given)
+    }
+
+    /// How often it charged.
+    pub(crate) fn charges(&self) -> usize {
+        self.books().orders.values().map(|order| order.captures.len()).sum()
+    }
+
+    async fn mood(&self, op: Op) -> Result<bool, ProviderError> {
+        let mood = {
+            let mut books = self.books();
+            *books.calls.entry(op).or_default() += 1;
+            let next = books.moods.get_mut(&op).and_then(VecDeque::pop_front);
+            next.or_else(|| books.always.get(&op).cloned()).unwrap_or(Mood::Well)
+        };
+        match mood {
+            Mood::Well => Ok(true),
+            Mood::Broken => Err(unknown("it is broken")),
+            Mood::LosesReply => Ok(false),
+            Mood::Hangs => {
+                self.hang().await;
+                Ok(true)
+            }
+            Mood::HoldsReply => Ok(true),
+            Mood::Says(error) => Err(error),
+        }
+    }
+
+    async fn hang(&self) {
+        let mut gate = self.gate.subscribe();
+        gate.changed().await.ok();
+    }
+
+    /// Whether the reply of the question that was just taken is held back.
+    async fn reply<T>(&self, heard: bool, held: bool, answer: T) -> Result<T, ProviderError> {
+        if held {
+            self.hang().await;
+        }
+        if heard { Ok(answer) } else { Err(unknown("the answer was lost")) }
+    }
+
+    fn holds_next(&self, op: Op) -> bool {
+        let books = self.books();
+        let next = books.moods.get(&op).and_then(|moods| moods.front()).or_else(|| books.always.get(&op));
+        matches!(next, Some(Mood::HoldsReply))
+    }
+}
+
+fn unknown(reason: &str) -> ProviderError {
+    ProviderError::Unknown { reason: reason.to_owned(), retry_after: None }
+}
+
+fn facts(id: &str, order: &Order) -> Vec<Fact> {
+    let fact = |kind, object_id: &str, status, amount, parent: Option<&str>, at| Fact {
+        kind,
+        object_id: object_id.to_owned(),
+        status,
+        amount: Some(amount),
+        reference: Some(order.reference.clone()),
+        parent: parent.map(str::to_owned),
+        at,
+    };
+    let mut facts = vec![fact(FactKind::Order, id, order.status, order.total, None, order.at)];
+    for capture in &order.captures {
+        facts.push(fact(FactKind::Capture, &capture.id, capture.status, capture.amount, None, capture.at));
+        for (refund_id, amount, status, at) in &capture.refunds {
+            facts.push(fact(FactKind::Refund, refund_id, *status, *amount, Some(&capture.id), *at));
+        }
+    }
+    facts
+}
+
+#[async_trait]
+impl PaymentProvider for FakeProvider {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn create(&self, wish: &CreatePayment) -> Result<Created, ProviderError> {
+        let held = self.holds_next(Op::Create);
+        let heard = self.mood(Op::Create).await?;
+        let at = self.clock.now();
+        let provider_order_id = {
+            let mut books = self.books();
+            let next = books.created.len() + 1;
+            let id = books.created.entry(wish.request_id).or_insert_with(|| format!("PO{next}")).clone();
+            books.orders.entry(id.clone()).or_insert_with(|| Order {
+                reference: wish.payment_id.to_string(),
+                total: wish.total,
+                status: FactStatus::Created,
+                at,
+                captures: Vec::new(),
+            });
+            id
+        };
+        let approve_url = format!("https://pay.example/approve/{provider_order_id}");
+        self.reply(heard, held, Created { provider_order_id, approve_url }).await
+    }
+
+    async fn inspect(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::Inspect);
+        let heard = self.mood(Op::Inspect).await?;
+        let found = self.books().orders.get(provider_order_id).map(|order| facts(provider_order_id, order));
+        let found = found.ok_or_else(|| ProviderError::Dead("no such order".to_owned()))?;
+        self.reply(heard, held, found).await
+    }
+
+    async fn capture(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::Capture);
+        let heard = self.mood(Op::Capture).await?;
+        let at = self.clock.now();
+        let found = {
+            let mut books = self.books();
+            if !books.captured.contains_key(&request_id) {
+                books.next += 1;
+                let (id, status) = (format!("CAP{}", books.next), books.capture_as.unwrap_or(FactStatus::Completed));
+                let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+                if order.status != FactStatus::Approved {
+                    let done = order.captures.iter().any(|capture| capture.status == FactStatus::Completed);
+                    return Err(if done {
+                        ProviderError::AlreadyDone("it was charged before".to_owned())
+                    } else {
+                        ProviderError::NotYet("it is not approved".to_owned())
+                    });
+                }
+                (order.status, order.at) = (FactStatus::Completed, at);
+                order.captures.push(Capture { id: id.clone(), amount: order.total, status, at, refunds: Vec::new() });
+                books.captured.insert(request_id, id);
+            }
+            facts(provider_order_id, &books.orders[provider_order_id])
+        };
+        self.reply(heard, held, found).await
+    }
+
+    async fn refund(&self, request_id: TaskId, capture_id: &str, amount: Money) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::Refund);
+        let heard = self.mood(Op::Refund).await?;
+        let at = self.clock.now();
+        let found = {
+            let mut books = self.books();
+            books.next += 1;
+            let fresh = format!("REF{}", books.next);
+            let known = books.refunded.get(&request_id).cloned();
+            let id = known.clone().unwrap_or(fresh);
+            books.refunded.insert(request_id, id.clone());
+            let has = |order: &Order| order.captures.iter().any(|capture| capture.id == capture_id);
+            let (order_id, order) = books.orders.iter_mut().find(|(_, order)| has(order)).expect("it was captured");
+            let capture = order.captures.iter_mut().find(|capture| capture.id == capture_id).expect("just found");
+            if known.is_none() {
+                let given: i64 = capture.refunds.iter().map(|(_, amount, _, _)| amount.minor).sum();
+                if given + amount.minor > capture.amount.minor {
+                    return Err(ProviderError::AlreadyDone("nothing is left of it".to_owned()));
+                }
+                capture.refunds.push((id.clone(), amount, FactStatus::Completed, at));
+            }
+            facts(order_id, order).into_iter().filter(|fact| fact.object_id == id).collect()
+        };
+        self.reply(heard, held, found).await
+    }
+
+    fn locate(&self, body: &[u8]) -> Locator {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+}
