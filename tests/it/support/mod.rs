@@ -15,9 +15,10 @@ pub(crate) use engine::{Setup, TestEngine, basket, fingerprint, usd};
 pub(crate) use provider::{FakeProvider, Mood, Op};
 pub(crate) use proxy::{Cut, Proxy};
 
-/// Waits for what is bound to happen; nobody sleeps for a guessed time.
+/// Waits for what is bound to happen; nobody sleeps for a guessed time. Patient enough for a machine that is busy with
+/// something else.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + Duration::from_secs(60);
     while !holds().await {
         assert!(Instant::now() < patience, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
