@@ -1,0 +1,228 @@
+//! Every decision about an order, as a draft of rows.
+//!
+//! A [`Draft`] is a copy of the order on which a decision is tried out. What it changes in the copy it also notes as rows;
+//! when the journal has committed the rows, the copy becomes the order. So deciding and replaying cannot differ.
+
+mod buyer;
+mod calls;
+mod money;
+
+use std::ops::Range;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::{
+    Money, Order, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState, Task, TaskId,
+    TaskKind, TaskState,
+    change::{Cause, Changes, EventRow, OrderMove, PartMove, PaymentRow, RefundRow, TaskRow},
+    printable,
+};
+
+/// How long a refund that was refused waits for its next try: five minutes, doubled up to six hours.
+fn patience(attempts: i32) -> TimeDelta {
+    TimeDelta::minutes(5 << attempts.clamp(0, 7)).min(TimeDelta::hours(6))
+}
+
+/// A decision being tried out on a copy of the order.
+pub struct Draft<'a> {
+    /// The copy: the order as it will be.
+    pub order: Order,
+    /// The rows that make it so.
+    pub changes: Changes,
+    /// The time of the decision.
+    pub at: DateTime<Utc>,
+    policy: &'a Policy,
+    ids: Range<i64>,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins a decision at `at`. `ids` gives numbers for new rows; a decision needs a handful.
+    pub fn new(order: &Order, at: DateTime<Utc>, policy: &'a Policy, ids: Range<i64>) -> Self {
+        Self { order: order.clone(), changes: Changes::default(), at, policy, ids }
+    }
+
+    /// Ends it: the order as it will be, and the rows.
+    #[must_use]
+    pub fn finish(mut self) -> (Order, Changes) {
+        let expected = self.order.version;
+        self.order.version += 1;
+        let moved =
+            OrderMove { order_id: self.order.id, expected, status: self.order.status, deadline: self.order.deadline };
+        self.changes.order = Some(moved);
+        (self.order, self.changes)
+    }
+
+    /// Whether nothing has been decided so far.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let changes = &self.changes;
+        changes.parts.is_empty()
+            && changes.events.is_empty()
+            && changes.payments.is_empty()
+            && changes.facts.is_empty()
+            && changes.refunds.is_empty()
+            && changes.tasks.is_empty()
+    }
+
+    // ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn capture(&mut self, payment_id: PaymentId) {
+        self.set_payment(payment_id, PaymentState::Capturing);
+        self.open_task(TaskKind::Capture, payment_id, None, TimeDelta::zero());
+    }
+
+    fn open_payment(&mut self, provider: &str) -> PaymentId {
+        let payment_id = PaymentId(self.next_id());
+        let payment = Payment {
+            id: payment_id,
+            provider: provider.to_owned(),
+            state: PaymentState::Created,
+            announced: None,
+            created_at: self.at,
+            check_at: None,
+            checks: 0,
+            facts: Vec::new(),
+        };
+        self.order.payments.push(payment);
+        self.note_payment(payment_id);
+        self.open_task(TaskKind::CreatePayment, payment_id, None, TimeDelta::zero());
+        self.event("payment_started", json!({ "payment_id": payment_id, "provider": provider }));
+        payment_id
+    }
+
+    /// Gives (part of) a capture back, never more than is left of what was captured.
+    fn refund(&mut self, payment_id: PaymentId, capture_id: String, amount: Money, reason: &str) {
+        self.refund_after(payment_id, capture_id, amount, reason, TimeDelta::zero());
+    }
+
+    fn refund_after(
+        &mut self,
+        payment_id: PaymentId,
+        capture_id: String,
+        amount: Money,
+        reason: &str,
+        pause: TimeDelta,
+    ) {
+        let left = self.order.captured_minor() - self.order.refunding_minor();
+        let minor = amount.minor.min(left);
+        if minor <= 0 {
+            return;
+        }
+        let refund = Refund {
+            id: RefundId(self.next_id()),
+            payment_id,
+            capture_id,
+            amount: Money { minor, ..amount },
+            reason: reason.to_owned(),
+            state: RefundState::Requested,
+            provider_refund_id: None,
+        };
+        self.order.refunds.push(refund.clone());
+        self.note_refund(&refund);
+        self.open_task(TaskKind::Refund, payment_id, Some(refund.id), pause);
+        // the provider is asked about it until it is done
+        let unasked = self.payment_mut(payment_id).is_some_and(|payment| payment.check_at.is_none());
+        if unasked {
+            self.set_check(payment_id, self.at + TimeDelta::days(1));
+        }
+        self.event("refund_requested", json!({ "refund_id": refund.id, "amount": refund.amount, "reason": reason }));
+    }
+
+    fn open_task(&mut self, kind: TaskKind, payment_id: PaymentId, refund_id: Option<RefundId>, pause: TimeDelta) {
+        let due_at = self.at + pause;
+        let task = Task { id: TaskId(self.next_id()), payment_id, refund_id, kind, attempts: 0, due_at };
+        self.note_task(&task, TaskState::Open, None);
+        self.order.tasks.push(task);
+    }
+
+    fn retry_task(&mut self, task_id: TaskId, pause: Option<TimeDelta>, error: &str) {
+        let at = self.at;
+        let Some(task) = self.order.tasks.iter_mut().find(|task| task.id == task_id) else { return };
+        // 1 s, 2 s, 4 s … five minutes at the most: an outage ends, and then the backlog must drain
+        let doubled = TimeDelta::seconds(1i64 << task.attempts.clamp(0, 8)).min(TimeDelta::minutes(5));
+        task.attempts += 1;
+        task.due_at = at + pause.unwrap_or(doubled).max(TimeDelta::milliseconds(500));
+        let told = task.clone();
+        self.note_task(&told, TaskState::Open, Some(printable(error)));
+    }
+
+    fn close_task(&mut self, task_id: TaskId, state: TaskState, error: Option<String>) {
+        let Some(at) = self.order.tasks.iter().position(|task| task.id == task_id) else { return };
+        let task = self.order.tasks.remove(at);
+        self.note_task(&task, state, error.as_deref().map(printable));
+    }
+
+    fn move_parts(&mut self, from: PartState, to: PartState, cause: Cause) {
+        let order_id = self.order.id;
+        for part in self.order.parts.iter_mut().filter(|part| part.state == from) {
+            part.state = to;
+            self.changes.parts.push(PartMove { order_id, part: part.part, sku_id: part.sku_id, from, to, cause });
+        }
+    }
+
+    fn event(&mut self, kind: &'static str, data: serde_json::Value) {
+        self.order.last_event += 1;
+        self.changes.events.push(EventRow { order_id: self.order.id, seq: self.order.last_event, kind, data });
+    }
+
+    fn set_payment(&mut self, payment_id: PaymentId, state: PaymentState) {
+        if let Some(payment) = self.payment_mut(payment_id) {
+            payment.state = state;
+            self.note_payment(payment_id);
+        }
+    }
+
+    fn payment_mut(&mut self, payment_id: PaymentId) -> Option<&mut Payment> {
+        self.order.payments.iter_mut().find(|payment| payment.id == payment_id)
+    }
+
+    /// Notes the attempt's row as it is now; one row an attempt, the last word wins.
+    fn note_payment(&mut self, payment_id: PaymentId) {
+        let order_id = self.order.id;
+        let Some(payment) = self.order.payments.iter().find(|payment| payment.id == payment_id) else { return };
+        self.changes.payments.retain(|row| row.id != payment_id);
+        self.changes.payments.push(PaymentRow {
+            id: payment_id,
+            order_id,
+            provider: payment.provider.clone(),
+            announced: payment.announced.clone(),
+            state: payment.state,
+            check_at: payment.check_at,
+            checks: payment.checks,
+        });
+    }
+
+    fn note_refund(&mut self, refund: &Refund) {
+        self.changes.refunds.retain(|row| row.id != refund.id);
+        self.changes.refunds.push(RefundRow {
+            id: refund.id,
+            order_id: self.order.id,
+            payment_id: refund.payment_id,
+            capture_id: refund.capture_id.clone(),
+            amount: refund.amount,
+            reason: refund.reason.clone(),
+            state: refund.state,
+            provider_refund_id: refund.provider_refund_id.clone(),
+        });
+    }
+
+    fn note_task(&mut self, task: &Task, state: TaskState, last_error: Option<String>) {
+        self.changes.tasks.retain(|row| row.id != task.id);
+        self.changes.tasks.push(TaskRow {
+            id: task.id,
+            order_id: self.order.id,
+            payment_id: task.payment_id,
+            refund_id: task.refund_id,
+            kind: task.kind,
+            state,
+            attempts: task.attempts,
+            due_at: task.due_at,
+            last_error,
+        });
+    }
+
+    fn next_id(&mut self) -> i64 {
+        self.ids.next().expect("the caller leases more ids than one decision can use")
+    }
+}

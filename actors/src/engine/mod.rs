@@ -1,0 +1,365 @@
+//! The door: everything that the shop can ask of the engine, one method each.
+
+mod buyers;
+mod staff;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use dashmap::DashMap;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::{
+    checkout::{Checkouts, Coordinator},
+    clock::Clock,
+    context::{Context, ReturnUrls},
+    directory::{Directory, Kind, Node},
+    domain::{Policy, Refusal},
+    error,
+    faults::Faults,
+    journal::{Condition, Journal, JournalReport},
+    order::{Orderly, Orders},
+    payment::{Paying, Payments},
+    ports::{Locator, PaymentProvider},
+    reconciler::{self, Reconciling},
+    sku::{Sku, Skus},
+    store::{
+        Ids,
+        audit::{self, Finding},
+        load,
+    },
+    supervision::Tree,
+};
+
+pub use buyers::{CheckedOut, Webhook};
+pub use staff::Adjust;
+
+/// How an engine is set up.
+pub struct Settings {
+    /// The database, migrated.
+    pub connect: PgConnectOptions,
+    /// Connections for loading and looking; the journal has one of its own.
+    pub pool: u32,
+    /// Checkouts that may be under way at once; the next one is refused.
+    pub admission: usize,
+    /// The shop's rules.
+    pub policy: Policy,
+    /// Providers of payments.
+    pub providers: Vec<Arc<dyn PaymentProvider>>,
+    /// Where a provider sends the buyer of an order back to: after approving, after changing its mind.
+    pub return_urls: ReturnUrls,
+    /// The clock; it is calibrated to the database.
+    pub clock: Clock,
+    /// Places that tests break.
+    pub faults: Arc<Faults>,
+}
+
+/// Entries that the engine's own work may have queued beside the buyers'.
+const INTERNAL: usize = 4_096;
+
+/// A running engine. Dropping it leaves the actors running; [`Engine::stop`] ends them in order.
+pub struct Engine {
+    context: Arc<Context>,
+    skus: Skus,
+    orders: Orders,
+    payments: Payments,
+    checkouts: Checkouts,
+    coordinators: Arc<Directory<Coordinator>>,
+    reconciler: Arc<Directory<Reconciling>>,
+    heartbeat: tokio::task::JoinHandle<()>,
+    tree: Tree,
+    admission: Arc<Semaphore>,
+    flights: Flights,
+    fatal: watch::Receiver<Option<String>>,
+    stopping: AtomicBool,
+}
+
+impl Engine {
+    /// Takes the database over and starts every actor. An older engine on it can write no more.
+    ///
+    /// # Errors
+    /// Where the database cannot be reached or is not migrated.
+    pub async fn start(settings: Settings) -> Result<Self, sqlx::Error> {
+        let pool = open_pool(&settings).await?;
+        let clock = settings.clock;
+        clock.calibrate(sqlx::query_scalar::<_, DateTime<Utc>>("select clock_timestamp()").fetch_one(&pool).await?);
+
+        let (give_up, fatal) = watch::channel(None);
+        let escalate: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |why| {
+            tracing::error!(why, "the engine gives up");
+            give_up.send_replace(Some(why));
+        });
+        let skus = Skus(Directory::new(
+            Sku::new(pool.clone(), Arc::clone(&settings.faults)),
+            clock.clone(),
+            Arc::clone(&escalate),
+        ));
+        let publish = skus.clone();
+        let faults = Arc::clone(&settings.faults);
+        let limit = settings.admission + INTERNAL;
+        let journal =
+            Journal::start(settings.connect, limit, faults, move |sku_id, counters| publish.publish(sku_id, counters))
+                .await?;
+        let context = Arc::new(Context {
+            clock: clock.clone(),
+            policy: settings.policy,
+            journal,
+            ids: Ids::new(pool.clone(), clock.clone()),
+            pool,
+            faults: settings.faults,
+            providers: settings
+                .providers
+                .into_iter()
+                .map(|provider| (provider.name(), provider))
+                .collect::<HashMap<_, _>>(),
+            return_urls: settings.return_urls,
+        });
+
+        load::wake_inbox(&context.pool, clock.now()).await?;
+        let orderly = Orderly { context: Arc::clone(&context), skus: skus.clone(), payments: OnceLock::new() };
+        let orders = Orders(Directory::new(orderly, clock.clone(), Arc::clone(&escalate)));
+        let paying = Paying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
+        let payments = Payments(Directory::new(paying, clock.clone(), Arc::clone(&escalate)));
+        orders.0.kind.payments.set(payments.clone()).ok();
+        let coordinator = Coordinator { context: Arc::clone(&context), skus: skus.clone(), orders: orders.clone() };
+        let coordinators = Directory::new(coordinator, clock.clone(), Arc::clone(&escalate));
+        let reconciling = Reconciling {
+            context: Arc::clone(&context),
+            skus: skus.clone(),
+            orders: orders.clone(),
+            payments: payments.clone(),
+        };
+        let reconciler = Directory::new(reconciling, clock.clone(), escalate);
+
+        let tree = plant(&skus, &orders, &payments, &coordinators, &reconciler)
+            .await
+            .map_err(|_| sqlx::Error::WorkerCrashed)?;
+        let heartbeat = tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler)));
+        Ok(Self {
+            context,
+            skus,
+            orders,
+            payments,
+            checkouts: Checkouts::new(Arc::clone(&coordinators)),
+            coordinators,
+            reconciler,
+            heartbeat,
+            tree,
+            admission: Arc::new(Semaphore::new(settings.admission)),
+            flights: Flights::default(),
+            fatal,
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    // ── ops ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The whole tree, `most` actors of each kind.
+    #[must_use]
+    pub fn tree(&self, most: usize) -> Node {
+        let report = self.context.journal.report();
+        let condition = match report.condition {
+            Condition::Running => "running",
+            Condition::Away => "away",
+            Condition::Superseded => "superseded",
+        };
+        let journal = Node {
+            mailbox: report.queued,
+            handled: report.entries,
+            detail: serde_json::to_value(&report).ok(),
+            ..Node::plain("journal", condition)
+        };
+        let children = vec![
+            journal,
+            self.skus.0.node(most),
+            self.orders.0.node(most),
+            self.coordinators.node(most),
+            self.payments.0.node(most),
+            self.reconciler.node(most),
+        ];
+        Node { children, ..Node::plain("souk", if self.serving().is_ok() { "running" } else { "away" }) }
+    }
+
+    /// Lets a quarantined actor start again, by its name in the tree, e.g. `sku/sku_…`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub fn release(&self, name: &str) -> Result<(), Refusal> {
+        let (kind, key) = name.split_once('/').ok_or(Refusal::NotFound("actor"))?;
+        let released = match kind {
+            Sku::ONE => key.parse().is_ok_and(|sku_id| self.skus.0.release(sku_id)),
+            Orderly::ONE => key.parse().is_ok_and(|order_id| self.orders.0.release(order_id)),
+            Paying::ONE => {
+                let provider = self.context.providers.keys().find(|name| **name == key);
+                provider.is_some_and(|provider| self.payments.0.release(provider))
+            }
+            Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
+            Reconciling::ONE => self.reconciler.release(reconciler::KEY),
+            _ => false,
+        };
+        if released { Ok(()) } else { Err(Refusal::NotFound("actor")) }
+    }
+
+    /// The journal's figures.
+    #[must_use]
+    pub fn journal(&self) -> JournalReport {
+        self.context.journal.report()
+    }
+
+    /// Everything in the database that is not as it must be.
+    ///
+    /// # Errors
+    /// [`Refusal::Away`].
+    pub async fn audit(&self) -> Result<Vec<Finding>, Refusal> {
+        audit::run(&self.context.pool, self.context.clock.now()).await.map_err(|error| error::refusal(&error))
+    }
+
+    /// The engine's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.context.clock
+    }
+
+    /// Whether requests are being served; if not, why.
+    ///
+    /// # Errors
+    /// [`Refusal::Away`] or [`Refusal::Superseded`].
+    pub fn serving(&self) -> Result<(), Refusal> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Refusal::Away("the engine is stopping"));
+        }
+        match self.context.journal.condition() {
+            Condition::Running => Ok(()),
+            Condition::Away => Err(Refusal::Away("the database cannot be reached")),
+            Condition::Superseded => Err(Refusal::Superseded),
+        }
+    }
+
+    /// Resolves, with the reason, when this engine can go on no more: a newer one has taken over, or an actor that everything
+    /// depends on keeps crashing.
+    pub async fn gave_up(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        tokio::select! {
+            () = self.context.journal.superseded() => "a newer engine has taken over the database".to_owned(),
+            Ok(why) = fatal.wait_for(Option::is_some) => why.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Stops in order: nothing new is let in, what was begun is finished, the actors end leaves first.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.heartbeat.abort();
+        self.tree.fell().await;
+        let patience = Duration::from_secs(5);
+        tokio::time::timeout(patience, self.context.pool.close()).await.ok();
+    }
+
+    /// A place among the checkouts under way, before anything is decided.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.serving()?;
+        Arc::clone(&self.admission).try_acquire_owned().map_err(|_| Refusal::Busy)
+    }
+}
+
+async fn open_pool(settings: &Settings) -> Result<PgPool, sqlx::Error> {
+    PgPoolOptions::new()
+        .max_connections(settings.pool)
+        .acquire_timeout(Duration::from_secs(2))
+        .connect_with(settings.connect.clone().application_name("souk engine"))
+        .await
+}
+
+async fn plant(
+    skus: &Skus,
+    orders: &Orders,
+    payments: &Payments,
+    coordinators: &Arc<Directory<Coordinator>>,
+    reconciler: &Arc<Directory<Reconciling>>,
+) -> Result<Tree, Refusal> {
+    let mut tree = Tree::plant().await?;
+    // in the order in which they end: whoever begins work first, whoever carries it last
+    tree.supervise(reconciler).await?;
+    tree.supervise(coordinators).await?;
+    tree.supervise(&payments.0).await?;
+    tree.supervise(&orders.0).await?;
+    tree.supervise(&skus.0).await?;
+    Ok(tree)
+}
+
+async fn store_webhook(
+    pool: &PgPool,
+    webhook: &Webhook,
+    locator: &Locator,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, sqlx::Error> {
+    // one statement, so nothing can be left open by a client that goes away
+    sqlx::query_scalar(
+        "insert into inbox (provider, event_id, transmission_id, event_type, locator, body, received_at, next_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $7 + interval '5 seconds')
+         on conflict do nothing returning id",
+    )
+    .bind(webhook.provider)
+    .bind(&webhook.event_id)
+    .bind(&webhook.transmission_id)
+    .bind(&locator.event_type)
+    .bind(sqlx::types::Json(locator))
+    .bind(&webhook.body)
+    .bind(now)
+    .fetch_optional(pool)
+    .await
+}
+
+/// Checkouts under way in this process by their key: equal ones fly once.
+#[derive(Default)]
+struct Flights(Arc<DashMap<(String, String), Flying>>);
+
+struct Flying {
+    fingerprint: [u8; 32],
+    landed: watch::Receiver<()>,
+}
+
+enum Boarding {
+    /// Nobody flies with this key.
+    First(Flight),
+    /// Somebody does: wait until it has landed, and look.
+    Behind(watch::Receiver<()>),
+}
+
+/// Lands when it is dropped.
+struct Flight {
+    flights: Arc<DashMap<(String, String), Flying>>,
+    key: (String, String),
+    _landing: watch::Sender<()>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.flights.remove(&self.key);
+    }
+}
+
+impl Flights {
+    fn board(&self, principal: &str, key: &str, fingerprint: [u8; 32]) -> Result<Boarding, Refusal> {
+        let key = (principal.to_owned(), key.to_owned());
+        match self.0.entry(key.clone()) {
+            dashmap::Entry::Occupied(flying) if flying.get().fingerprint != fingerprint => Err(Refusal::KeyReused),
+            dashmap::Entry::Occupied(flying) => Ok(Boarding::Behind(flying.get().landed.clone())),
+            dashmap::Entry::Vacant(vacant) => {
+                let (landing, landed) = watch::channel(());
+                vacant.insert(Flying { fingerprint, landed });
+                Ok(Boarding::First(Flight { flights: Arc::clone(&self.0), key, _landing: landing }))
+            }
+        }
+    }
+}

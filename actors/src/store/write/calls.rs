@@ -1,0 +1,55 @@
+//! Calls to providers, and webhooks that were dealt with.
+
+use sqlx::PgConnection;
+
+use super::column;
+use crate::{domain::change::Changes, store::entry::Entry};
+
+pub(super) async fn tasks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = changes.iter().flat_map(|(e, c)| c.tasks.iter().map(move |row| (*e, row))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into task
+             (id, order_id, payment_id, refund_id, kind, state, attempts, due_at, last_error, created_at)
+         select id, order_id, payment_id, refund_id, kind::task_kind, state::task_state, attempts, due_at, last_error, at
+         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::int[],
+             $8::timestamptz[], $9::text[], $10::timestamptz[])
+             as w(id, order_id, payment_id, refund_id, kind, state, attempts, due_at, last_error, at)
+         on conflict (id) do update
+         set state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at,
+             last_error = coalesce(excluded.last_error, task.last_error)",
+    )
+    .bind(column(&rows, |(_, row)| row.id.0))
+    .bind(column(&rows, |(_, row)| row.order_id.0))
+    .bind(column(&rows, |(_, row)| row.payment_id.0))
+    .bind(column(&rows, |(_, row)| row.refund_id.map(|refund_id| refund_id.0)))
+    .bind(column(&rows, |(_, row)| row.kind.as_str()))
+    .bind(column(&rows, |(_, row)| row.state.as_str()))
+    .bind(column(&rows, |(_, row)| row.attempts))
+    .bind(column(&rows, |(_, row)| row.due_at))
+    .bind(column(&rows, |(_, row)| row.last_error.as_deref()))
+    .bind(column(&rows, |(entry, _)| entry.at))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn inbox(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = changes.iter().flat_map(|(e, c)| c.inbox.iter().map(move |row| (*e, row))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update inbox i set processed_at = w.at, outcome = w.outcome
+         from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as w(id, outcome, at)
+         where i.id = w.id and i.processed_at is null",
+    )
+    .bind(column(&rows, |(_, row)| row.inbox_id))
+    .bind(column(&rows, |(_, row)| row.outcome))
+    .bind(column(&rows, |(entry, _)| entry.at))
+    .execute(conn)
+    .await?;
+    Ok(())
+}

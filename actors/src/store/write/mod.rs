@@ -1,0 +1,283 @@
+//! The journal's statements: a batch of entries becomes one set-based statement per kind of row.
+//!
+//! A batch of checkouts alone is a single statement and its own transaction: one round trip, one fsync. A batch that also
+//! moves orders opens a transaction, and the statements follow in a fixed order: journal, keys, orders, stock, the rest.
+//!
+//! Conflicts are data. A taken key or a stale version takes its entry out of the batch, and every later row of the batch is
+//! derived from the entries that are left. Stock changes by sums of the ledger rows written in the same statement, so the
+//! books cannot differ; a row that should be there and is not fails the batch (a division by zero names the statement).
+
+mod calls;
+mod money;
+mod order;
+mod place;
+mod stock;
+
+use std::ops::Range;
+
+use sqlx::{Executor, PgConnection, Row, postgres::PgRow, types::Uuid};
+
+use super::{entry::Entry, ids};
+use crate::domain::{Counters, SkuId, change::Changes};
+
+/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there.
+macro_rules! stock_by_ledger {
+    () => {
+        "sums as materialized (
+             select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved
+             from written group by sku_id
+         ), moved_stock as (
+             update stock s
+             set on_hand = s.on_hand + d.on_hand, reserved = s.reserved + d.reserved, version = s.version + 1
+             from sums d
+             where s.sku_id = d.sku_id
+             returning s.sku_id, s.on_hand, s.reserved, s.version
+         ), answer as (
+             select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
+                 coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+             from moved_stock
+         )"
+    };
+}
+use stock_by_ledger;
+
+/// What a committed batch changed and left out.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// The entries that were taken out, by [`Entry::conflict_id`]: their key was taken, or their order had moved on.
+    pub conflicts: Vec<i64>,
+    /// The counters after the batch, of every SKU it touched.
+    pub counters: Vec<(SkuId, Counters)>,
+}
+
+/// Why a batch changed nothing, or nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// The journal's row is at another epoch or number: this batch changed nothing.
+    #[error("fenced by the journal's row")]
+    Fenced,
+    /// Postgres said no, or is gone.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Ledger numbers for the journal's own use, leased in blocks that last for seconds at full speed.
+pub(crate) struct LedgerIds(Range<i64>);
+
+impl LedgerIds {
+    const BLOCK: i64 = 1_000_000;
+
+    pub(crate) fn new() -> Self {
+        Self(0..0)
+    }
+
+    async fn base(&mut self, conn: &mut PgConnection, rows: i64) -> Result<i64, sqlx::Error> {
+        if self.0.end - self.0.start < rows {
+            self.0 = ids::lease(&mut *conn, "ledger", 1, Self::BLOCK.max(rows)).await?;
+        }
+        let base = self.0.start;
+        self.0.start += rows;
+        Ok(base)
+    }
+}
+
+/// Writes a batch. `Ok` means committed.
+pub(crate) async fn batch(
+    conn: &mut PgConnection,
+    fence: Fence,
+    ledger: &mut LedgerIds,
+    entries: &[Entry],
+) -> Result<Written, WriteError> {
+    let rows = entries.iter().map(|entry| entry.weight() as i64).sum();
+    let base = ledger.base(conn, rows).await?;
+    if entries.iter().all(|entry| entry.changes.is_none()) {
+        return place::place(conn, place::ALONE, fence, base, &entries.iter().collect::<Vec<_>>()).await;
+    }
+    conn.execute("begin").await?;
+    let written = in_transaction(conn, fence, base, entries).await;
+    match written {
+        Ok(written) => {
+            conn.execute("commit").await?;
+            Ok(written)
+        }
+        Err(error) => {
+            // a connection that is gone rolls back by itself
+            conn.execute("rollback").await.ok();
+            Err(error)
+        }
+    }
+}
+
+/// The journal's row as this engine left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fence {
+    /// Raised by every newer engine, and by this one after a lost connection.
+    pub epoch: i64,
+    /// The last committed batch.
+    pub seq: i64,
+}
+
+async fn in_transaction(
+    conn: &mut PgConnection,
+    fence: Fence,
+    mut base: i64,
+    entries: &[Entry],
+) -> Result<Written, WriteError> {
+    raise(conn, fence).await?;
+    let mut conflicts = keys(conn, entries).await?;
+    let keyed: Vec<&Entry> = entries.iter().filter(|entry| !refers(entry, &conflicts)).collect();
+    conflicts.append(&mut order::moves(conn, &keyed).await?);
+    let moved: Vec<&Entry> = keyed.into_iter().filter(|entry| !refers(entry, &conflicts)).collect();
+
+    let mut placed = place::place(conn, place::WITHIN, fence, base, &moved).await?;
+    base += moved.iter().map(|entry| entry.lines.len() as i64).sum::<i64>();
+    conflicts.append(&mut placed.conflicts);
+    let mut counters = placed.counters;
+
+    // a checkout that lost its key to another brings no payment along
+    let live = moved.into_iter().filter(|entry| !refers(entry, &conflicts));
+    let changes: Vec<(&Entry, &Changes)> =
+        live.filter_map(|entry| entry.changes.as_deref().map(|changes| (entry, changes))).collect();
+    base = stock::parts(conn, base, &changes, &mut counters).await?;
+    base = stock::openings(conn, base, &changes, &mut counters).await?;
+    stock::adjustments(conn, base, &changes, &mut counters).await?;
+    order::events(conn, &changes).await?;
+    money::payments(conn, &changes).await?;
+    money::facts(conn, &changes).await?;
+    money::refunds(conn, &changes).await?;
+    calls::tasks(conn, &changes).await?;
+    calls::inbox(conn, &changes).await?;
+    remember_conflicts(conn, &conflicts).await?;
+    Ok(Written { conflicts, counters })
+}
+
+fn refers(entry: &Entry, conflicts: &[i64]) -> bool {
+    !conflicts.is_empty() && entry.conflict_id().is_some_and(|id| conflicts.contains(&id))
+}
+
+async fn raise(conn: &mut PgConnection, fence: Fence) -> Result<(), WriteError> {
+    let raised = sqlx::query("update journal set seq = seq + 1 where id = 1 and epoch = $1 and seq = $2")
+        .bind(fence.epoch)
+        .bind(fence.seq)
+        .execute(conn)
+        .await?;
+    if raised.rows_affected() == 1 { Ok(()) } else { Err(WriteError::Fenced) }
+}
+
+/// Keys of entries that place no order (those are part of `place`). Returns the ids of those taken before.
+async fn keys(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
+    let keyed = entries.iter().filter(|entry| entry.place.is_none());
+    let keyed: Vec<_> = keyed.filter_map(|entry| entry.key.as_ref().map(|key| (entry, key))).collect();
+    if keyed.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "with want as (
+             select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::timestamptz[])
+                 as w(principal, key, route, fingerprint, ref_id, at)
+         ), kept as (
+             insert into idempotency (principal, key, route, fingerprint, ref_id, created_at)
+             select principal, key, route, fingerprint, ref_id, at from want
+             on conflict (principal, key) do nothing
+             returning ref_id
+         )
+         select ref_id from want where ref_id not in (select ref_id from kept)",
+    )
+    .bind(column(&keyed, |(_, key)| key.principal.as_str()))
+    .bind(column(&keyed, |(_, key)| key.key.as_str()))
+    .bind(column(&keyed, |(_, key)| key.route))
+    .bind(column(&keyed, |(_, key)| key.fingerprint.as_slice()))
+    .bind(column(&keyed, |(_, key)| key.ref_id))
+    .bind(column(&keyed, |(entry, _)| entry.at))
+    .fetch_all(conn)
+    .await
+}
+
+/// What an engine that never hears of this commit must still be able to find out: see [`recover`].
+async fn remember_conflicts(conn: &mut PgConnection, conflicts: &[i64]) -> Result<(), sqlx::Error> {
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("update journal set stale_seq = seq, stale = $1 where id = 1").bind(conflicts).execute(conn).await?;
+    Ok(())
+}
+
+/// The journal's row as a new owner finds it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub fence: Fence,
+    stale: Vec<i64>,
+}
+
+/// Takes the journal over for a new engine: whoever held it before can write no more. Waits for a transaction of the old
+/// owner that is still committing.
+pub(crate) async fn take_over(conn: &mut PgConnection) -> Result<(Found, Uuid), sqlx::Error> {
+    let row = sqlx::query(
+        "update journal set epoch = epoch + 1, owner = gen_random_uuid() where id = 1
+         returning epoch, seq, stale_seq, stale, owner",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((found(&row)?, row.try_get("owner")?))
+}
+
+/// Takes the journal over again after a lost connection; none if a newer engine has it. Waits for whatever the lost
+/// connection is still committing, and keeps it from beginning anything else.
+pub(crate) async fn retake(conn: &mut PgConnection, owner: Uuid) -> Result<Option<Found>, sqlx::Error> {
+    let row = sqlx::query(
+        "update journal set epoch = epoch + 1 where id = 1 and owner = $1 returning epoch, seq, stale_seq, stale",
+    )
+    .bind(owner)
+    .fetch_optional(conn)
+    .await?;
+    row.as_ref().map(found).transpose()
+}
+
+fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
+    let fence = Fence { epoch: row.try_get("epoch")?, seq: row.try_get("seq")? };
+    let stale_seq: i64 = row.try_get("stale_seq")?;
+    let stale = if stale_seq == fence.seq { row.try_get("stale")? } else { Vec::new() };
+    Ok(Found { fence, stale })
+}
+
+/// What became of a batch that was committed although the reply was lost: its conflicts are in the journal's row, or show
+/// by an order that is not there; the counters are read afresh.
+pub(crate) async fn recover(conn: &mut PgConnection, found: &Found, entries: &[Entry]) -> Result<Written, sqlx::Error> {
+    let placed: Vec<i64> = entries.iter().filter_map(|e| e.place.as_ref().map(|place| place.order_id.0)).collect();
+    let mut conflicts: Vec<i64> = sqlx::query_scalar(
+        "select w.id from unnest($1::bigint[]) as w(id) where not exists (select from customer_order o where o.id = w.id)",
+    )
+    .bind(&placed)
+    .fetch_all(&mut *conn)
+    .await?;
+    let touched: Vec<i64> = entries.iter().flat_map(Entry::skus).map(|sku_id| sku_id.0).collect();
+    let row = sqlx::query(
+        "select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+         from stock where sku_id = any($1)",
+    )
+    .bind(&touched)
+    .fetch_one(&mut *conn)
+    .await?;
+    conflicts.extend(&found.stale);
+    let mut written = Written { conflicts, ..Written::default() };
+    read_counters(&row, &mut written.counters)?;
+    Ok(written)
+}
+
+fn read_counters(row: &PgRow, counters: &mut Vec<(SkuId, Counters)>) -> Result<(), sqlx::Error> {
+    let sku_ids: Vec<i64> = row.try_get("sku_ids")?;
+    let on_hands: Vec<i64> = row.try_get("on_hands")?;
+    let reserveds: Vec<i64> = row.try_get("reserveds")?;
+    let versions: Vec<i64> = row.try_get("versions")?;
+    for (at, sku_id) in sku_ids.into_iter().enumerate() {
+        let row = Counters { on_hand: on_hands[at], reserved: reserveds[at], version: versions[at] };
+        counters.push((SkuId(sku_id), row));
+    }
+    Ok(())
+}
+
+/// One column of many rows, as an array for `unnest`.
+fn column<'a, T, C>(rows: &'a [T], pick: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(pick).collect()
+}

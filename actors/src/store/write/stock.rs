@@ -1,0 +1,133 @@
+//! Moves of stock beside new reservations: every statement writes ledger rows, and the counters follow from those.
+
+use sqlx::PgConnection;
+
+use super::{column, read_counters, stock_by_ledger};
+use crate::{
+    domain::{Counters, SkuId, change::Changes},
+    store::entry::Entry,
+};
+
+/// Reservations that change state, the ledger rows that follow from what changed, and the counters that follow from those.
+pub(super) async fn parts(
+    conn: &mut PgConnection,
+    base: i64,
+    changes: &[(&Entry, &Changes)],
+    counters: &mut Vec<(SkuId, Counters)>,
+) -> Result<i64, sqlx::Error> {
+    let moves: Vec<_> = changes.iter().flat_map(|(e, c)| c.parts.iter().map(move |part| (*e, part))).collect();
+    if moves.is_empty() {
+        return Ok(base);
+    }
+    let row = sqlx::query(concat!(
+        "with want as materialized (
+             select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+                 with ordinality as w(order_id, part, was, becomes, cause, who, at, n)
+         ), changed as (
+             update reservation r set state = w.becomes::reservation_state
+             from want w
+             where r.order_id = w.order_id and r.part = w.part and r.state = w.was::reservation_state
+             returning r.order_id, r.sku_id, r.quantity, r.state, w.cause, w.who, w.at, w.n
+         ), written as (
+             insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
+             select $8 + n, sku_id, 0, case when state in ('released', 'expired') then -quantity else 0 end,
+                 cause::ledger_cause, order_id, who, at
+             from changed
+             returning sku_id, d_on_hand, d_reserved
+         ), ",
+        stock_by_ledger!(),
+        "
+         select answer.*, 1 / ((select count(*) from changed) = (select count(*) from want))::int as every_part_was_there,
+             1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
+         from answer"
+    ))
+    .bind(column(&moves, |(_, part)| part.order_id.0))
+    .bind(column(&moves, |(_, part)| part.part))
+    .bind(column(&moves, |(_, part)| part.from.as_str()))
+    .bind(column(&moves, |(_, part)| part.to.as_str()))
+    .bind(column(&moves, |(_, part)| part.cause.as_str()))
+    .bind(column(&moves, |(entry, _)| entry.who.as_str()))
+    .bind(column(&moves, |(entry, _)| entry.at))
+    .bind(base)
+    .fetch_one(conn)
+    .await?;
+    read_counters(&row, counters)?;
+    Ok(base + moves.len() as i64)
+}
+
+/// SKUs whose stock begins. One that is open already is left as it is.
+pub(super) async fn openings(
+    conn: &mut PgConnection,
+    base: i64,
+    changes: &[(&Entry, &Changes)],
+    counters: &mut Vec<(SkuId, Counters)>,
+) -> Result<i64, sqlx::Error> {
+    let rows: Vec<_> = changes.iter().flat_map(|(e, c)| c.openings.iter().map(move |row| (*e, row))).collect();
+    if rows.is_empty() {
+        return Ok(base);
+    }
+    let row = sqlx::query(
+        "with want as (
+             -- one that is opened twice in a batch is opened by the first
+             select distinct on (sku_id) * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[])
+                 with ordinality as w(sku_id, on_hand, who, at, n)
+             order by sku_id, n
+         ), opened as (
+             insert into stock (sku_id, on_hand) select sku_id, on_hand from want
+             on conflict (sku_id) do nothing
+             returning sku_id, on_hand, reserved, version
+         ), written as (
+             insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, who, at)
+             select $5 + w.n, o.sku_id, o.on_hand, 0, 'open', w.who, w.at from opened o join want w using (sku_id)
+         )
+         select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+         from opened",
+    )
+    .bind(column(&rows, |(_, row)| row.sku_id.0))
+    .bind(column(&rows, |(_, row)| row.on_hand))
+    .bind(column(&rows, |(entry, _)| entry.who.as_str()))
+    .bind(column(&rows, |(entry, _)| entry.at))
+    .bind(base)
+    .fetch_one(conn)
+    .await?;
+    read_counters(&row, counters)?;
+    Ok(base + rows.len() as i64)
+}
+
+/// Corrections of stock on hand.
+pub(super) async fn adjustments(
+    conn: &mut PgConnection,
+    base: i64,
+    changes: &[(&Entry, &Changes)],
+    counters: &mut Vec<(SkuId, Counters)>,
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = changes.iter().flat_map(|(e, c)| c.adjustments.iter().map(move |row| (*e, row))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let row = sqlx::query(concat!(
+        "with want as materialized (
+             select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::timestamptz[])
+                 with ordinality as w(sku_id, delta, note, who, at, n)
+         ), written as (
+             insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, note, who, at)
+             select $6 + n, sku_id, delta, 0, 'adjust', note, who, at from want
+             returning sku_id, d_on_hand, d_reserved
+         ), ",
+        stock_by_ledger!(),
+        "
+         select answer.*,
+             1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
+         from answer"
+    ))
+    .bind(column(&rows, |(_, row)| row.sku_id.0))
+    .bind(column(&rows, |(_, row)| row.delta))
+    .bind(column(&rows, |(_, row)| row.note.as_str()))
+    .bind(column(&rows, |(entry, _)| entry.who.as_str()))
+    .bind(column(&rows, |(entry, _)| entry.at))
+    .bind(base)
+    .fetch_one(conn)
+    .await?;
+    read_counters(&row, counters)
+}
