@@ -412,6 +412,7 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         version: 1,
         last_event: 1,
         status: placed.status,
+        hold_reason: None,
         deadline: placed.hold_expires_at,
         created_at: at,
         total: checkout.total,

@@ -29,7 +29,7 @@ use crate::{
     error::{is_cut, is_passing},
     faults::Faults,
     store::{
-        entry::Entry,
+        entry::{Conflict, Entry},
         write::{self, Fence, LedgerIds, WriteError, Written},
     },
 };
@@ -462,11 +462,10 @@ fn hangs(late: tokio::time::error::Elapsed) -> sqlx::Error {
 }
 
 fn verdict(entry: &Entry, written: &Written) -> Verdict {
-    let conflict = entry.conflict_id().is_some_and(|id| written.conflicts.contains(&id));
-    match (conflict, &entry.key) {
-        (false, _) => Verdict::Committed,
-        (true, Some(_)) => Verdict::KeyTaken,
-        (true, None) => Verdict::Stale,
+    match entry.conflict(&written.conflicts) {
+        None => Verdict::Committed,
+        Some(Conflict::KeyTaken) => Verdict::KeyTaken,
+        Some(Conflict::Stale) => Verdict::Stale,
     }
 }
 

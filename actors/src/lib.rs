@@ -35,3 +35,4 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{Adjust, CheckedOut, Engine, Settings, Webhook};
+pub use order::CommandKey;

@@ -14,8 +14,8 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Draft, Order, OrderId, OrderStatus, Part, PaymentId, Refusal, Restock, Task, TaskId, TaskKind, Who,
-        change::InboxMark,
+        Command, Commanded, Draft, Intent, Order, OrderId, OrderStatus, Part, PaymentId, Refusal, Restock, Task,
+        TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
@@ -24,13 +24,13 @@ use crate::{
     shelf::Hold,
     sku::{HoldError, Skus},
     store::{
-        entry::{Entry, Line},
+        entry::{Entry, Key, Line},
         load,
     },
 };
 
 /// Numbers leased for one decision; gaps are allowed.
-const IDS: i64 = 16;
+const IDS: i64 = 64;
 
 type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
 
@@ -39,6 +39,8 @@ pub(crate) enum Msg {
     Pay { provider: String, reply: Reply<String> },
     /// Call the order off.
     Cancel { who: Who, reply: Reply<OrderStatus> },
+    /// What a person asks, with a key.
+    Command { command: Command, who: Who, key: CommandKey, reply: Reply<Commanded> },
     /// Something may be due: the deadline, a provider call, a check.
     Work,
     /// The buyer's browser is back from the provider: ask it what happened.
@@ -49,6 +51,36 @@ pub(crate) enum Msg {
     Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
     /// A provider was asked, and there is no telling what it would say.
     NoAnswer,
+}
+
+/// A command's idempotency key.
+#[derive(Debug, Clone)]
+pub struct CommandKey {
+    /// Whose key.
+    pub principal: String,
+    /// As the client sent it.
+    pub key: String,
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+}
+
+impl CommandKey {
+    /// The route that a command's key is kept under.
+    pub(crate) const ROUTE: &'static str = "command";
+
+    fn making(&self, ref_id: i64) -> Key {
+        let (principal, key) = (self.principal.clone(), self.key.clone());
+        Key { principal, key, route: Self::ROUTE, fingerprint: self.fingerprint, ref_id }
+    }
+}
+
+/// What is committed with a decision, beside its own rows.
+enum Beside {
+    Nothing,
+    /// The webhook that told of it has been dealt with.
+    Webhook(InboxMark),
+    /// The key that makes the command's repetition harmless.
+    Key(CommandKey),
 }
 
 /// What came of a provider call.
@@ -153,6 +185,9 @@ impl Actor for Keeper {
         match msg {
             Msg::Pay { provider, reply } => self.pay(state, &provider, reply).await,
             Msg::Cancel { who, reply } => drop(reply.send(self.cancel(state, who).await)),
+            Msg::Command { command, who, key, reply } => {
+                drop(reply.send(self.command(state, &command, who, key).await));
+            }
             Msg::Work => self.work(state).await,
             Msg::Look => self.look(state).await,
             Msg::Answered { task_id, answer } => self.answered(state, task_id, answer).await,
@@ -165,7 +200,7 @@ impl Actor for Keeper {
 
 impl Keeper {
     async fn pay(&self, state: &mut State, provider: &str, reply: Reply<String>) {
-        match self.decide(state, Who::Buyer, None, |draft| Ok((draft.pay(provider)?, Vec::new()))).await {
+        match self.decide(state, Who::Buyer, Beside::Nothing, |draft| Ok((draft.pay(provider)?, Vec::new()))).await {
             Err(refusal) => drop(reply.send(Err(refusal))),
             Ok(_) => {
                 state.waiting.push(reply);
@@ -179,23 +214,38 @@ impl Keeper {
         if state.order.status == OrderStatus::Cancelled {
             return Ok(OrderStatus::Cancelled); // asked twice, done once
         }
-        self.decide(state, who, None, |draft| Ok((draft.cancel()?, Vec::new()))).await?;
+        self.decide(state, who, Beside::Nothing, |draft| Ok((draft.cancel()?, Vec::new()))).await?;
         self.tell_waiting(state);
         Ok(state.order.status)
+    }
+
+    async fn command(
+        &self,
+        state: &mut State,
+        command: &Command,
+        who: Who,
+        key: CommandKey,
+    ) -> Result<Commanded, Refusal> {
+        let carry_out = |draft: &mut Draft<'_>| Ok((draft.carry_out(command)?, Vec::new()));
+        let id = self.decide(state, who, Beside::Key(key), carry_out).await?;
+        self.dispatch(state, true).await;
+        Ok(Commanded { id, replayed: false })
     }
 
     async fn work(&self, state: &mut State) {
         if state.order.status == OrderStatus::AwaitingPayment && state.order.deadline <= self.context.clock.now() {
             self.context.faults.hit("order.before_expire", "");
-            let expired = self.decide(state, Who::Engine, None, |draft| Ok((draft.fall_due(), Vec::new()))).await;
+            let expired =
+                self.decide(state, Who::Engine, Beside::Nothing, |draft| Ok((draft.fall_due(), Vec::new()))).await;
             if let Err(refusal) = expired {
                 return self.log(&refusal);
             }
             self.tell_waiting(state);
         }
         if state.order.late_approval().is_some() {
-            let reopened = self
-                .decide(state, Who::Engine, None, |draft| Ok(((), draft.order.late_approval().into_iter().collect())));
+            let reopened = self.decide(state, Who::Engine, Beside::Nothing, |draft| {
+                Ok(((), draft.order.late_approval().into_iter().collect()))
+            });
             if let Err(refusal) = reopened.await {
                 self.log(&refusal);
                 return self.put_off(state, None).await;
@@ -230,48 +280,49 @@ impl Keeper {
 
     async fn answered(&self, state: &mut State, task_id: TaskId, answer: Answer) {
         let Some(task) = state.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return };
+        let Some(payment_id) = task.about.payment_id() else { return };
         let settled = match &answer {
             Answer::Announced(created) => {
                 let announce = |draft: &mut Draft<'_>| {
-                    draft.announced(task.payment_id, created.clone());
+                    draft.announced(payment_id, created.clone());
                     draft.task_done(task_id);
                     Ok(((), Vec::new()))
                 };
-                self.decide(state, Who::Provider, None, announce).await
+                self.decide(state, Who::Provider, Beside::Nothing, announce).await
             }
             Answer::Facts(facts) => {
                 let learn = |draft: &mut Draft<'_>| {
-                    let wishes = draft.learn(task.payment_id, facts.clone());
+                    let wishes = draft.learn(payment_id, facts.clone());
                     if task.kind == TaskKind::Capture {
-                        draft.charge_answered(task.payment_id);
+                        draft.charge_answered(payment_id);
                     }
                     draft.task_done(task_id);
                     Ok(((), wishes))
                 };
-                self.decide(state, Who::Provider, None, learn).await
+                self.decide(state, Who::Provider, Beside::Nothing, learn).await
             }
             Answer::NotApproved => {
                 let step_back = |draft: &mut Draft<'_>| {
-                    draft.not_approved(task.payment_id);
+                    draft.not_approved(payment_id);
                     draft.task_done(task_id);
                     Ok(((), Vec::new()))
                 };
-                self.decide(state, Who::Provider, None, step_back).await
+                self.decide(state, Who::Provider, Beside::Nothing, step_back).await
             }
             Answer::NotCharged => {
                 let put_off = |draft: &mut Draft<'_>| {
-                    draft.not_charged(task.payment_id);
+                    draft.not_charged(payment_id);
                     draft.task_done(task_id);
                     Ok(((), draft.order.late_approval().into_iter().collect()))
                 };
-                self.decide(state, Who::Provider, None, put_off).await
+                self.decide(state, Who::Provider, Beside::Nothing, put_off).await
             }
             Answer::Failed(error) => {
                 let fail = |draft: &mut Draft<'_>| {
                     draft.task_failed(task_id, error);
                     Ok(((), Vec::new()))
                 };
-                self.decide(state, Who::Provider, None, fail).await
+                self.decide(state, Who::Provider, Beside::Nothing, fail).await
             }
         };
         if matches!(answer, Answer::Announced(_)) {
@@ -286,12 +337,13 @@ impl Keeper {
     async fn facts(&self, state: &mut State, payment_id: PaymentId, facts: &[Fact], inbox_id: Option<i64>) {
         self.context.faults.hit("order.learned", "");
         let mark = inbox_id.map(|inbox_id| InboxMark { inbox_id, outcome: "applied" });
+        let beside = mark.map_or(Beside::Nothing, Beside::Webhook);
         let learn = |draft: &mut Draft<'_>| {
             let wishes = draft.learn(payment_id, facts.to_vec());
             draft.checked(payment_id);
             Ok(((), wishes))
         };
-        let settled = self.decide(state, Who::Provider, mark, learn).await;
+        let settled = self.decide(state, Who::Provider, beside, learn).await;
         if settled.is_err() {
             self.put_off(state, None).await;
         }
@@ -319,7 +371,7 @@ impl Keeper {
             }
             Ok(((), Vec::new()))
         };
-        if let Err(refusal) = self.decide(state, Who::Engine, None, later).await {
+        if let Err(refusal) = self.decide(state, Who::Engine, Beside::Nothing, later).await {
             self.log(&refusal);
         }
     }
@@ -353,7 +405,7 @@ impl Keeper {
         &self,
         state: &mut State,
         who: Who,
-        mark: Option<InboxMark>,
+        beside: Beside,
         decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
     ) -> Result<R, Refusal> {
         for _ in 0..2 {
@@ -371,14 +423,19 @@ impl Keeper {
                 entry.lines.extend(self.pair(&parts, held.unwrap_or_default()));
             }
             let idle = draft.is_idle();
-            if idle && mark.is_none() {
+            if idle && matches!(beside, Beside::Nothing) {
                 return Ok(answer);
             }
+            let made = draft.made;
             let (next, mut changes) = draft.finish();
             if idle {
                 changes.order = None; // nothing new: only the webhook is ticked off
             }
-            changes.inbox.extend(mark.clone());
+            match &beside {
+                Beside::Nothing => {}
+                Beside::Webhook(mark) => changes.inbox.push(mark.clone()),
+                Beside::Key(key) => entry.key = made.map(|ref_id| key.making(ref_id)),
+            }
             entry.changes = Some(Box::new(changes));
             match self.context.journal.commit(entry).await? {
                 Verdict::Committed if idle => return Ok(answer),
@@ -388,7 +445,8 @@ impl Keeper {
                 }
                 Verdict::Stale => state.order = load(&self.context, self.order_id).await?,
                 Verdict::Superseded => return Err(Refusal::Superseded),
-                Verdict::KeyTaken | Verdict::Failed => {
+                Verdict::KeyTaken => return Err(Refusal::KeyReused), // the caller looks up what for
+                Verdict::Failed => {
                     state.order = load(&self.context, self.order_id).await?;
                     return Err(Refusal::Fault);
                 }
@@ -433,7 +491,8 @@ impl Keeper {
     async fn dispatch(&self, state: &State, fresh: bool) {
         let now = self.context.clock.now();
         for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
-            let Some(payment) = state.order.payments.iter().find(|payment| payment.id == task.payment_id) else {
+            let Some(payment) = state.order.payments.iter().find(|payment| Some(payment.id) == task.about.payment_id())
+            else {
                 continue;
             };
             let Some(what) = self.what(&state.order, task, payment.announced.as_ref(), fresh) else { continue };
@@ -448,8 +507,9 @@ impl Keeper {
                 let (return_url, cancel_url) = (self.context.return_urls)(order.id);
                 Some(What::Create(Box::new(CreatePayment {
                     request_id: task.id,
-                    payment_id: task.payment_id,
+                    payment_id: task.about.payment_id()?,
                     reference: order.id.to_string(),
+                    intent: Intent::Capture,
                     total: order.total,
                     ship_to: order.ship_to.clone(),
                     return_url,
@@ -463,7 +523,7 @@ impl Keeper {
                 charge_before: order.charge_before(&self.context.policy),
             }),
             TaskKind::Refund => {
-                let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.refund_id)?;
+                let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
                 Some(What::Refund {
                     task_id: task.id,
                     provider_order_id: announced?.provider_order_id.clone(),

@@ -2,6 +2,7 @@
 
 mod admin;
 mod checkouts;
+mod commands;
 mod extract;
 mod ops;
 mod orders;
@@ -61,6 +62,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(admin::adjust_stock))
         .routes(routes!(admin::ledger))
         .routes(routes!(admin::orders))
+        .routes(routes!(commands::hold))
+        .routes(routes!(commands::release))
+        .routes(routes!(commands::note))
         // ops
         .routes(routes!(ops::actors))
         .routes(routes!(ops::release))

@@ -28,6 +28,9 @@ pub(crate) struct Order {
     payment_status: String,
     /// `unfulfilled` until it is shipped.
     fulfilment_status: String,
+    /// Why nothing of it is shipped for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_reason: Option<String>,
     next: Next,
     lines: Vec<OrderLine>,
     total: PriceTag,
@@ -106,6 +109,7 @@ impl From<OrderView> for Order {
             status: order.status.to_string(),
             payment_status: order.payment_status.to_string(),
             fulfilment_status: order.fulfilment_status.to_owned(),
+            hold_reason: order.hold_reason,
             next: Next { what: order.next.what.to_owned(), by: order.next.by },
             lines: order.lines.into_iter().map(line).collect(),
             total: order.total.into(),
@@ -184,7 +188,7 @@ pub(crate) async fn show(axum::extract::State(shop): State, own: OwnOrder) -> An
     responses((status = 200, body = Events), (status = 401, body = Problem), (status = 404, body = Problem))
 )]
 pub(crate) async fn events(axum::extract::State(shop): State, own: OwnOrder) -> Answer<Json<Events>> {
-    let events = within(shop.limits.timeout, shop.engine.events(own.order_id)).await?;
+    let events = within(shop.limits.timeout, shop.engine.events(own.order_id, own.is_staff)).await?;
     Ok(Json(Events { events: events.into_iter().map(Event::from).collect() }))
 }
 

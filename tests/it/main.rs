@@ -2,6 +2,7 @@
 
 mod baskets;
 mod cli;
+mod commands;
 mod crash;
 mod crowd;
 mod embedded;

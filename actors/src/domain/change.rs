@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState, SkuId,
-    TaskId, TaskKind, TaskState, words,
+    About, Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState,
+    SkuId, TaskId, TaskKind, TaskState, words,
 };
 
 words! {
@@ -59,6 +59,8 @@ pub struct OrderMove {
     pub expected: i32,
     /// Its new status.
     pub status: OrderStatus,
+    /// Why nothing of it may be shipped for now.
+    pub hold_reason: Option<String>,
     /// Its hold's new end.
     pub deadline: DateTime<Utc>,
 }
@@ -140,10 +142,8 @@ pub struct TaskRow {
     pub id: TaskId,
     /// For which order.
     pub order_id: OrderId,
-    /// For which attempt.
-    pub payment_id: PaymentId,
-    /// For which refund.
-    pub refund_id: Option<RefundId>,
+    /// What it is about.
+    pub about: About,
     /// What is asked.
     pub kind: TaskKind,
     /// Whether it is still to be made.

@@ -43,10 +43,14 @@ words! {
     FactKind {
         /// The provider's order: what the buyer approves.
         Order = "order",
+        /// Money reserved, to be taken later.
+        Authorisation = "authorisation",
         /// Money taken.
         Capture = "capture",
         /// Money given back.
         Refund = "refund",
+        /// A buyer's complaint about a capture.
+        Dispute = "dispute",
     }
 }
 
@@ -74,6 +78,14 @@ words! {
         Refunded = "refunded",
         /// Called off (refunds).
         Cancelled = "cancelled",
+        /// Taken back by the provider or the buyer's bank (captures).
+        Reversed = "reversed",
+        /// Under dispute, undecided (disputes).
+        Open = "open",
+        /// Decided for the shop (disputes).
+        Won = "won",
+        /// Decided for the buyer (disputes).
+        Lost = "lost",
         /// A word that this version does not know.
         Other = "other",
     }

@@ -130,6 +130,8 @@ id!(/// One attempt to pay an order with one provider.
     PaymentId, "payment", "payment");
 id!(/// One refund of (part of) one capture.
     RefundId, "refund", "refund");
+id!(/// One parcel of an order, planned or under way.
+    ShipmentId, "shipment", "shipment");
 id!(/// One provider call that was committed before it is made; its text is the provider's request id.
     TaskId, "task", "task");
 id!(/// A product of the catalogue; its SKUs are what is sold.

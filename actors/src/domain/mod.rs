@@ -1,10 +1,12 @@
 //! What a shop is made of, without clock, disk or wire: every type here is a value, every decision a pure function.
 
+mod command;
 mod draft;
 mod fact;
 mod ids;
 mod money;
 mod order;
+mod parcel;
 mod payment;
 mod refusal;
 mod stock;
@@ -13,12 +15,14 @@ mod words;
 
 pub mod change;
 
+pub use command::{Command, Commanded};
 pub use draft::Draft;
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
-pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, SkuId, TaskId};
+pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
 pub use money::{Currency, Money, MoneyError};
-pub use order::{NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
-pub use payment::{Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
+pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
+pub use parcel::{Parcel, Service};
+pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
 pub use refusal::{Refusal, ShortLine};
 pub use stock::{Book, Counters, Short};
 pub use text::{Address, Email, Invalid, Quantity, clean, printable};

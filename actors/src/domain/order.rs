@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Address, Email, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundState, SkuId, TaskId,
-    TaskKind, words,
+    Address, Email, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundState, ShipmentId, SkuId,
+    TaskId, TaskKind, words,
 };
 
 words! {
@@ -115,15 +115,53 @@ pub struct Part {
     pub state: PartState,
 }
 
+/// What a provider call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// An attempt to pay.
+    Payment(PaymentId),
+    /// A refund of an attempt.
+    Refund(PaymentId, RefundId),
+    /// A shipment.
+    Shipment(ShipmentId),
+}
+
+impl About {
+    /// The attempt to pay, where it is about money.
+    #[must_use]
+    pub fn payment_id(self) -> Option<PaymentId> {
+        match self {
+            Self::Payment(payment_id) | Self::Refund(payment_id, _) => Some(payment_id),
+            Self::Shipment(_) => None,
+        }
+    }
+
+    /// The refund, where it is about one.
+    #[must_use]
+    pub fn refund_id(self) -> Option<RefundId> {
+        match self {
+            Self::Refund(_, refund_id) => Some(refund_id),
+            Self::Payment(_) | Self::Shipment(_) => None,
+        }
+    }
+
+    /// The shipment, where it is about one.
+    #[must_use]
+    pub fn shipment_id(self) -> Option<ShipmentId> {
+        match self {
+            Self::Shipment(shipment_id) => Some(shipment_id),
+            Self::Payment(_) | Self::Refund(..) => None,
+        }
+    }
+}
+
 /// A provider call that was committed and is not yet answered.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Ours, and the provider's idempotency key.
     pub id: TaskId,
-    /// For which attempt.
-    pub payment_id: PaymentId,
-    /// For which refund.
-    pub refund_id: Option<RefundId>,
+    /// What it is about.
+    pub about: About,
     /// What is asked.
     pub kind: TaskKind,
     /// How often it was made without an answer.
@@ -143,6 +181,8 @@ pub struct Order {
     pub last_event: i32,
     /// Its headline.
     pub status: OrderStatus,
+    /// Why nothing of it may be shipped for now, where that is so.
+    pub hold_reason: Option<String>,
     /// When its hold ends, or ended.
     pub deadline: DateTime<Utc>,
     /// When it was placed.

@@ -26,6 +26,16 @@ words! {
 }
 
 words! {
+    /// When an approved payment is charged.
+    Intent {
+        /// At once.
+        Capture = "capture",
+        /// Its money is reserved, and charged when the goods leave.
+        Authorise = "authorise",
+    }
+}
+
+words! {
     /// Where a refund stands.
     RefundState {
         /// Decided and committed; the provider may not know yet.
@@ -227,6 +237,7 @@ impl Payment {
                 amount: fact.amount,
                 state: refund_state(fact.status)?,
             }),
+            FactKind::Authorisation | FactKind::Dispute => None,
         }
     }
 
@@ -247,9 +258,15 @@ fn capture_meaning(fact: &Fact, ours: bool) -> Option<PaymentEvent> {
         }
         FactStatus::Pending => Some(PaymentEvent::Pending),
         FactStatus::Declined | FactStatus::Failed => Some(PaymentEvent::Declined),
-        FactStatus::Created | FactStatus::Approved | FactStatus::Voided | FactStatus::Cancelled | FactStatus::Other => {
-            None
-        }
+        FactStatus::Created
+        | FactStatus::Approved
+        | FactStatus::Voided
+        | FactStatus::Cancelled
+        | FactStatus::Reversed
+        | FactStatus::Open
+        | FactStatus::Won
+        | FactStatus::Lost
+        | FactStatus::Other => None,
     }
 }
 
@@ -264,6 +281,10 @@ fn refund_state(status: FactStatus) -> Option<RefundState> {
         | FactStatus::Voided
         | FactStatus::PartiallyRefunded
         | FactStatus::Refunded
+        | FactStatus::Reversed
+        | FactStatus::Open
+        | FactStatus::Won
+        | FactStatus::Lost
         | FactStatus::Other => None,
     }
 }
@@ -271,8 +292,10 @@ fn refund_state(status: FactStatus) -> Option<RefundState> {
 fn rank(kind: FactKind) -> u8 {
     match kind {
         FactKind::Order => 0,
-        FactKind::Refund => 1,
-        FactKind::Capture => 2,
+        FactKind::Authorisation => 1,
+        FactKind::Refund => 2,
+        FactKind::Capture => 3,
+        FactKind::Dispute => 4,
     }
 }
 
@@ -287,6 +310,10 @@ fn is_taken(status: FactStatus) -> bool {
         | FactStatus::Declined
         | FactStatus::Failed
         | FactStatus::Cancelled
+        | FactStatus::Reversed
+        | FactStatus::Open
+        | FactStatus::Won
+        | FactStatus::Lost
         | FactStatus::Other => false,
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::{Boarding, Engine, store_webhook};
 use crate::{
     checkout::{Checkout, Outcome, Placed},
-    domain::{Invalid, OrderId, OrderStatus, Refusal, SkuId, Who},
+    domain::{Command, Commanded, Invalid, OrderId, OrderStatus, Refusal, SkuId, Who},
     error,
-    order::Msg,
+    order::{CommandKey, Msg},
     store::{
         load,
         read::{self, EventView, OrderView},
@@ -134,6 +134,38 @@ impl Engine {
         self.orders.0.ask(order_id, |reply| Msg::Cancel { who, reply }).await
     }
 
+    /// Asks something of a placed order. The same key again finds what it made.
+    ///
+    /// # Errors
+    /// Any [`Refusal`]; after [`Refusal::Unknown`] the same key tells.
+    pub async fn command(
+        &self,
+        order_id: OrderId,
+        command: Command,
+        who: Who,
+        key: CommandKey,
+    ) -> Result<Commanded, Refusal> {
+        self.serving()?;
+        if let Some(before) = self.commanded_before(&key).await? {
+            return Ok(before);
+        }
+        let asked = key.clone();
+        let answer = self.orders.0.ask(order_id, |reply| Msg::Command { command, who, key: asked, reply }).await;
+        match answer {
+            Ok(commanded) => Ok(commanded),
+            // the same key on its way twice: what it has made may be why it is refused now
+            Err(refusal @ (Refusal::KeyReused | Refusal::NotNow { .. } | Refusal::Invalid(_))) => {
+                self.commanded_before(&key).await?.ok_or(refusal)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn commanded_before(&self, key: &CommandKey) -> Result<Option<Commanded>, Refusal> {
+        let used = self.used(&key.principal, &key.key, CommandKey::ROUTE, &key.fingerprint).await?;
+        Ok(used.map(|id| Commanded { id, replayed: true }))
+    }
+
     /// An order as committed.
     ///
     /// # Errors
@@ -143,12 +175,12 @@ impl Engine {
         found.ok_or(Refusal::NotFound("order"))
     }
 
-    /// An order's timeline.
+    /// An order's timeline; the notes in it are for staff alone (`notes`).
     ///
     /// # Errors
     /// [`Refusal::NotFound`], [`Refusal::Away`].
-    pub async fn events(&self, order_id: OrderId) -> Result<Vec<EventView>, Refusal> {
-        let events = read::events(&self.context.pool, order_id).await.map_err(|error| error::refusal(&error))?;
+    pub async fn events(&self, order_id: OrderId, notes: bool) -> Result<Vec<EventView>, Refusal> {
+        let events = read::events(&self.context.pool, order_id, notes).await.map_err(|error| error::refusal(&error))?;
         if events.is_empty() { Err(Refusal::NotFound("order")) } else { Ok(events) }
     }
 

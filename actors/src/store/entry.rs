@@ -61,6 +61,15 @@ pub struct Placement {
     pub status: OrderStatus,
 }
 
+/// Why an entry was taken out of its batch: conflicts are data, remembered by an id each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// Its key was used before; by the id of what the key was to make.
+    KeyTaken,
+    /// Its order had moved on; by the order's id.
+    Stale,
+}
+
 impl fmt::Debug for Key {
     /// A key may open what it made: it is nobody's business in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,11 +108,20 @@ impl Entry {
         Self { at, who, key: None, place: None, lines: Vec::new(), changes: None, holds: Vec::new() }
     }
 
-    /// The id that a conflict of this entry is remembered by: its key's, or its order's.
+    /// What takes this entry out of a batch whose conflicts are `ids`, if anything does.
     #[must_use]
-    pub fn conflict_id(&self) -> Option<i64> {
+    pub fn conflict(&self, ids: &[i64]) -> Option<Conflict> {
+        if ids.is_empty() {
+            return None;
+        }
         let moved = self.changes.as_ref().and_then(|changes| changes.order.as_ref());
-        self.key.as_ref().map(|key| key.ref_id).or(moved.map(|moved| moved.order_id.0))
+        let taken = self.key.as_ref().is_some_and(|key| ids.contains(&key.ref_id));
+        let stale = moved.is_some_and(|moved| ids.contains(&moved.order_id.0));
+        match (taken, stale) {
+            (true, _) => Some(Conflict::KeyTaken),
+            (false, true) => Some(Conflict::Stale),
+            (false, false) => None,
+        }
     }
 
     /// Rows, about: what a batch is capped by.

@@ -21,6 +21,8 @@ pub struct OrderView {
     pub payment_status: PaymentSummary,
     /// Its goods' headline.
     pub fulfilment_status: &'static str,
+    /// Why nothing of it is shipped for now.
+    pub hold_reason: Option<String>,
     /// What happens next, and by when.
     pub next: NextStep,
     /// What was bought.
@@ -100,6 +102,7 @@ impl From<&Order> for OrderView {
             status: order.status,
             payment_status: order.payment_summary(),
             fulfilment_status: "unfulfilled",
+            hold_reason: order.hold_reason.clone(),
             next: order.next_step(),
             lines: order.lines().map(line).collect(),
             total: order.total,
@@ -136,19 +139,21 @@ pub struct EventView {
     pub at: DateTime<Utc>,
 }
 
-/// An order's timeline, oldest first; number 1 is the placement itself. Empty where there is no such order.
+/// An order's timeline, oldest first; number 1 is the placement itself. Empty where there is no such order. Staff's own
+/// notes are in it where `notes` are wanted.
 ///
 /// # Errors
 /// Where Postgres cannot be asked.
-pub async fn events(pool: &PgPool, order_id: OrderId) -> Result<Vec<EventView>, sqlx::Error> {
+pub async fn events(pool: &PgPool, order_id: OrderId, notes: bool) -> Result<Vec<EventView>, sqlx::Error> {
     let rows = sqlx::query(
         "select 1 as seq, 'placed' as kind, '{}'::jsonb as data, 'buyer' as who, created_at as at
          from customer_order where id = $1
          union all
-         select seq, kind, data, who, at from order_event where order_id = $1
+         select seq, kind, data, who, at from order_event where order_id = $1 and ($2 or kind <> 'note')
          order by seq",
     )
     .bind(order_id)
+    .bind(notes)
     .fetch_all(pool)
     .await?;
     let read = |row: &PgRow| {

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use souk_actors::{
-    domain::{Address, PaymentId},
+    domain::{Address, Intent, PaymentId},
     ports::FactStatus,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,6 +143,7 @@ fn usd(amount: &str) -> Money {
 
 fn wish() -> CreatePayment {
     CreatePayment {
+        intent: Intent::Capture,
         request_id: TaskId(7),
         payment_id: PaymentId(1),
         reference: "order_1".to_owned(),

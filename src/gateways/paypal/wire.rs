@@ -442,7 +442,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use souk_actors::domain::{PaymentId, TaskId};
+    use souk_actors::domain::{Intent, PaymentId, TaskId};
 
     fn facts(body: &str) -> Vec<Fact> {
         serde_json::from_str::<Order>(body).expect("an order").facts()
@@ -591,6 +591,7 @@ mod tests {
     #[test]
     fn an_order_is_announced_as_paypal_wants_it() {
         let wish = CreatePayment {
+            intent: Intent::Capture,
             request_id: TaskId(1),
             payment_id: PaymentId(2),
             reference: "order_1".to_owned(),

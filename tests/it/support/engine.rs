@@ -149,7 +149,7 @@ impl TestEngine {
 
     /// The kinds of an order's events.
     pub(crate) async fn timeline(&self, order_id: OrderId) -> Vec<String> {
-        let events = self.engine.events(order_id).await.expect("it is there");
+        let events = self.engine.events(order_id, true).await.expect("it is there");
         events.into_iter().map(|event| event.kind).collect()
     }
 

@@ -61,7 +61,8 @@ impl Draft<'_> {
     /// Announcements that the provider has not answered are given up: nobody has a page to approve them on.
     pub(super) fn announce_no_more(&mut self) {
         let open = self.order.tasks.iter().filter(|task| task.kind == TaskKind::CreatePayment);
-        let open: Vec<(TaskId, PaymentId)> = open.map(|task| (task.id, task.payment_id)).collect();
+        let open: Vec<(TaskId, PaymentId)> =
+            open.filter_map(|task| Some((task.id, task.about.payment_id()?))).collect();
         for (task_id, payment_id) in open {
             self.close_task(task_id, TaskState::Failed, Some("the order is over".to_owned()));
             self.dead(payment_id, "the order is over");

@@ -47,11 +47,15 @@ impl Draft<'_> {
             }
             ProviderError::Declined(why) => {
                 self.close_task(task_id, TaskState::Failed, Some(error.to_string()));
-                self.declined(task.payment_id, &printable(why));
+                if let Some(payment_id) = task.about.payment_id() {
+                    self.declined(payment_id, &printable(why));
+                }
             }
             ProviderError::Dead(why) | ProviderError::Rejected(why) => {
                 self.close_task(task_id, TaskState::Failed, Some(error.to_string()));
-                self.dead(task.payment_id, &printable(why));
+                if let Some(payment_id) = task.about.payment_id() {
+                    self.dead(payment_id, &printable(why));
+                }
             }
         }
     }
@@ -59,7 +63,7 @@ impl Draft<'_> {
     /// Said once, so that the timeline tells it and does not fill with it.
     pub(super) fn refund_refused(&mut self, task: &Task, why: &str) {
         if task.attempts == 0 {
-            self.event("refund_refused", json!({ "refund_id": task.refund_id, "why": why }));
+            self.event("refund_refused", json!({ "refund_id": task.about.refund_id(), "why": why }));
         }
     }
 

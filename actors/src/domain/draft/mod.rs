@@ -6,6 +6,7 @@
 mod buyer;
 mod calls;
 mod money;
+mod staff;
 
 use std::ops::Range;
 
@@ -13,8 +14,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::{
-    Money, Order, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState, Task, TaskId,
-    TaskKind, TaskState,
+    About, Money, Order, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState, Task,
+    TaskId, TaskKind, TaskState,
     change::{Cause, Changes, EventRow, OrderMove, PartMove, PaymentRow, RefundRow, TaskRow},
     printable,
 };
@@ -32,6 +33,8 @@ pub struct Draft<'a> {
     pub changes: Changes,
     /// The time of the decision.
     pub at: DateTime<Utc>,
+    /// The id that the command's key stands for, once it is carried out.
+    pub made: Option<i64>,
     policy: &'a Policy,
     ids: Range<i64>,
 }
@@ -39,7 +42,7 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Begins a decision at `at`. `ids` gives numbers for new rows; a decision needs a handful.
     pub fn new(order: &Order, at: DateTime<Utc>, policy: &'a Policy, ids: Range<i64>) -> Self {
-        Self { order: order.clone(), changes: Changes::default(), at, policy, ids }
+        Self { order: order.clone(), changes: Changes::default(), at, made: None, policy, ids }
     }
 
     /// Ends it: the order as it will be, and the rows.
@@ -47,8 +50,13 @@ impl<'a> Draft<'a> {
     pub fn finish(mut self) -> (Order, Changes) {
         let expected = self.order.version;
         self.order.version += 1;
-        let moved =
-            OrderMove { order_id: self.order.id, expected, status: self.order.status, deadline: self.order.deadline };
+        let moved = OrderMove {
+            order_id: self.order.id,
+            expected,
+            status: self.order.status,
+            hold_reason: self.order.hold_reason.clone(),
+            deadline: self.order.deadline,
+        };
         self.changes.order = Some(moved);
         (self.order, self.changes)
     }
@@ -69,7 +77,7 @@ impl<'a> Draft<'a> {
 
     fn capture(&mut self, payment_id: PaymentId) {
         self.set_payment(payment_id, PaymentState::Capturing);
-        self.open_task(TaskKind::Capture, payment_id, None, TimeDelta::zero());
+        self.open_task(TaskKind::Capture, About::Payment(payment_id), TimeDelta::zero());
     }
 
     fn open_payment(&mut self, provider: &str) -> PaymentId {
@@ -86,7 +94,7 @@ impl<'a> Draft<'a> {
         };
         self.order.payments.push(payment);
         self.note_payment(payment_id);
-        self.open_task(TaskKind::CreatePayment, payment_id, None, TimeDelta::zero());
+        self.open_task(TaskKind::CreatePayment, About::Payment(payment_id), TimeDelta::zero());
         self.event("payment_started", json!({ "payment_id": payment_id, "provider": provider }));
         payment_id
     }
@@ -120,7 +128,7 @@ impl<'a> Draft<'a> {
         };
         self.order.refunds.push(refund.clone());
         self.note_refund(&refund);
-        self.open_task(TaskKind::Refund, payment_id, Some(refund.id), pause);
+        self.open_task(TaskKind::Refund, About::Refund(payment_id, refund.id), pause);
         // the provider is asked about it until it is done
         let unasked = self.payment_mut(payment_id).is_some_and(|payment| payment.check_at.is_none());
         if unasked {
@@ -129,9 +137,9 @@ impl<'a> Draft<'a> {
         self.event("refund_requested", json!({ "refund_id": refund.id, "amount": refund.amount, "reason": reason }));
     }
 
-    fn open_task(&mut self, kind: TaskKind, payment_id: PaymentId, refund_id: Option<RefundId>, pause: TimeDelta) {
+    fn open_task(&mut self, kind: TaskKind, about: About, pause: TimeDelta) {
         let due_at = self.at + pause;
-        let task = Task { id: TaskId(self.next_id()), payment_id, refund_id, kind, attempts: 0, due_at };
+        let task = Task { id: TaskId(self.next_id()), about, kind, attempts: 0, due_at };
         self.note_task(&task, TaskState::Open, None);
         self.order.tasks.push(task);
     }
@@ -212,8 +220,7 @@ impl<'a> Draft<'a> {
         self.changes.tasks.push(TaskRow {
             id: task.id,
             order_id: self.order.id,
-            payment_id: task.payment_id,
-            refund_id: task.refund_id,
+            about: task.about,
             kind: task.kind,
             state,
             attempts: task.attempts,

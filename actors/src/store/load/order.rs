@@ -4,8 +4,8 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::{odd, word};
 use crate::domain::{
-    Address, Created, Currency, Email, Fact, Money, Order, OrderId, Part, Payment, PaymentId, Refund, RefundId, Task,
-    TaskId,
+    About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, Part, Payment, PaymentId, Refund, RefundId,
+    ShipmentId, Task, TaskId,
 };
 
 /// An order with all that decisions about it need.
@@ -14,7 +14,7 @@ use crate::domain::{
 /// changes nothing and loads again.
 pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Order>, sqlx::Error> {
     let Some(row) = sqlx::query(
-        "select version, status::text, email, address, currency, total_minor, deadline, created_at,
+        "select version, status::text, hold_reason, email, address, currency, total_minor, deadline, created_at,
              (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event
          from customer_order o where id = $1",
     )
@@ -30,6 +30,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         version: row.try_get("version")?,
         last_event: row.try_get("last_event")?,
         status: word(&row, "status")?,
+        hold_reason: row.try_get("hold_reason")?,
         deadline: row.try_get("deadline")?,
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
@@ -143,7 +144,7 @@ async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::
 
 async fn tasks(pool: &PgPool, order_id: OrderId) -> Result<Vec<Task>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, payment_id, refund_id, kind::text, attempts, due_at from task
+        "select id, payment_id, refund_id, shipment_id, kind::text, attempts, due_at from task
          where order_id = $1 and state = 'open' order by id",
     )
     .bind(order_id)
@@ -152,12 +153,23 @@ async fn tasks(pool: &PgPool, order_id: OrderId) -> Result<Vec<Task>, sqlx::Erro
     let read = |row: &PgRow| {
         Ok(Task {
             id: row.try_get::<TaskId, _>("id")?,
-            payment_id: row.try_get("payment_id")?,
-            refund_id: row.try_get::<Option<i64>, _>("refund_id")?.map(RefundId),
+            about: about(row)?,
             kind: word(row, "kind")?,
             attempts: row.try_get("attempts")?,
             due_at: row.try_get("due_at")?,
         })
     };
     rows.iter().map(read).collect()
+}
+
+fn about(row: &PgRow) -> Result<About, sqlx::Error> {
+    let payment_id = row.try_get::<Option<i64>, _>("payment_id")?.map(PaymentId);
+    let refund_id = row.try_get::<Option<i64>, _>("refund_id")?.map(RefundId);
+    let shipment_id = row.try_get::<Option<i64>, _>("shipment_id")?.map(ShipmentId);
+    match (payment_id, refund_id, shipment_id) {
+        (Some(payment_id), None, None) => Ok(About::Payment(payment_id)),
+        (Some(payment_id), Some(refund_id), None) => Ok(About::Refund(payment_id, refund_id)),
+        (None, None, Some(shipment_id)) => Ok(About::Shipment(shipment_id)),
+        _ => Err(odd("a task about nothing")),
+    }
 }

@@ -12,19 +12,20 @@ pub(super) async fn tasks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     }
     sqlx::query(
         "insert into task
-             (id, order_id, payment_id, refund_id, kind, state, attempts, due_at, last_error, created_at)
-         select id, order_id, payment_id, refund_id, kind::task_kind, state::task_state, attempts, due_at, last_error, at
-         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::int[],
-             $8::timestamptz[], $9::text[], $10::timestamptz[])
-             as w(id, order_id, payment_id, refund_id, kind, state, attempts, due_at, last_error, at)
+             (id, order_id, payment_id, refund_id, shipment_id, kind, state, attempts, due_at, last_error, created_at)
+         select id, order_id, payment_id, refund_id, shipment_id, kind::task_kind, state::task_state, attempts, due_at, last_error, at
+         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::int[],
+             $9::timestamptz[], $10::text[], $11::timestamptz[])
+             as w(id, order_id, payment_id, refund_id, shipment_id, kind, state, attempts, due_at, last_error, at)
          on conflict (id) do update
          set state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at,
              last_error = coalesce(excluded.last_error, task.last_error)",
     )
     .bind(column(&rows, |(_, row)| row.id.0))
     .bind(column(&rows, |(_, row)| row.order_id.0))
-    .bind(column(&rows, |(_, row)| row.payment_id.0))
-    .bind(column(&rows, |(_, row)| row.refund_id.map(|refund_id| refund_id.0)))
+    .bind(column(&rows, |(_, row)| row.about.payment_id().map(|id| id.0)))
+    .bind(column(&rows, |(_, row)| row.about.refund_id().map(|id| id.0)))
+    .bind(column(&rows, |(_, row)| row.about.shipment_id().map(|id| id.0)))
     .bind(column(&rows, |(_, row)| row.kind.as_str()))
     .bind(column(&rows, |(_, row)| row.state.as_str()))
     .bind(column(&rows, |(_, row)| row.attempts))

@@ -17,7 +17,10 @@ use std::ops::Range;
 
 use sqlx::{Executor, PgConnection, Row, postgres::PgRow, types::Uuid};
 
-use super::{entry::Entry, ids};
+use super::{
+    entry::{Conflict, Entry},
+    ids,
+};
 use crate::domain::{Counters, SkuId, change::Changes};
 
 /// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there.
@@ -44,7 +47,7 @@ use stock_by_ledger;
 /// What a committed batch changed and left out.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// The entries that were taken out, by [`Entry::conflict_id`]: their key was taken, or their order had moved on.
+    /// The entries that were taken out, by the ids that [`Entry::conflict`] knows: their key was taken, or their order had moved on.
     pub conflicts: Vec<i64>,
     /// The counters after the batch, of every SKU it touched.
     pub counters: Vec<(SkuId, Counters)>,
@@ -125,9 +128,10 @@ async fn in_transaction(
 ) -> Result<Written, WriteError> {
     raise(conn, fence).await?;
     let mut conflicts = keys(conn, entries).await?;
-    let keyed: Vec<&Entry> = entries.iter().filter(|entry| !refers(entry, &conflicts)).collect();
+    let keyed: Vec<&Entry> = entries.iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
     conflicts.append(&mut order::moves(conn, &keyed).await?);
-    let moved: Vec<&Entry> = keyed.into_iter().filter(|entry| !refers(entry, &conflicts)).collect();
+    give_keys_back(conn, &keyed, &conflicts).await?;
+    let moved: Vec<&Entry> = keyed.into_iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
 
     let mut placed = place::place(conn, place::WITHIN, fence, base, &moved).await?;
     base += moved.iter().map(|entry| entry.lines.len() as i64).sum::<i64>();
@@ -135,7 +139,7 @@ async fn in_transaction(
     let mut counters = placed.counters;
 
     // a checkout that lost its key to another brings no payment along
-    let live = moved.into_iter().filter(|entry| !refers(entry, &conflicts));
+    let live = moved.into_iter().filter(|entry| entry.conflict(&conflicts).is_none());
     let changes: Vec<(&Entry, &Changes)> =
         live.filter_map(|entry| entry.changes.as_deref().map(|changes| (entry, changes))).collect();
     base = stock::parts(conn, base, &changes, &mut counters).await?;
@@ -149,10 +153,6 @@ async fn in_transaction(
     calls::inbox(conn, &changes).await?;
     remember_conflicts(conn, &conflicts).await?;
     Ok(Written { conflicts, counters })
-}
-
-fn refers(entry: &Entry, conflicts: &[i64]) -> bool {
-    !conflicts.is_empty() && entry.conflict_id().is_some_and(|id| conflicts.contains(&id))
 }
 
 async fn raise(conn: &mut PgConnection, fence: Fence) -> Result<(), WriteError> {
@@ -191,6 +191,25 @@ async fn keys(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sq
     .bind(column(&keyed, |(entry, _)| entry.at))
     .fetch_all(conn)
     .await
+}
+
+/// Entries whose order had moved on leave no key behind: decided again, they take it again.
+async fn give_keys_back(conn: &mut PgConnection, keyed: &[&Entry], conflicts: &[i64]) -> Result<(), sqlx::Error> {
+    let stale = keyed.iter().filter(|entry| entry.conflict(conflicts) == Some(Conflict::Stale));
+    let unused: Vec<i64> = stale.filter_map(|entry| entry.key.as_ref().map(|key| key.ref_id)).collect();
+    if unused.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from idempotency i using unnest($1::text[], $2::text[]) as w(principal, key)
+         where i.principal = w.principal and i.key = w.key and i.ref_id = any($3)",
+    )
+    .bind(column(keyed, |entry| entry.key.as_ref().map(|key| key.principal.as_str())))
+    .bind(column(keyed, |entry| entry.key.as_ref().map(|key| key.key.as_str())))
+    .bind(unused)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// What an engine that never hears of this commit must still be able to find out: see [`recover`].

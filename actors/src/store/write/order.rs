@@ -13,10 +13,12 @@ pub(super) async fn moves(conn: &mut PgConnection, entries: &[&Entry]) -> Result
     }
     sqlx::query_scalar(
         "with want as (
-             select * from unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[]) as w(id, expected, status, deadline)
+             select * from unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[], $5::text[])
+                 as w(id, expected, status, deadline, hold_reason)
          ), moved as (
              update customer_order o
-             set version = w.expected + 1, status = w.status::order_status, deadline = w.deadline
+             set version = w.expected + 1, status = w.status::order_status, deadline = w.deadline,
+                 hold_reason = w.hold_reason
              from want w where o.id = w.id and o.version = w.expected
              returning o.id
          )
@@ -26,6 +28,7 @@ pub(super) async fn moves(conn: &mut PgConnection, entries: &[&Entry]) -> Result
     .bind(column(&moves, |moved| moved.expected))
     .bind(column(&moves, |moved| moved.status.as_str()))
     .bind(column(&moves, |moved| moved.deadline))
+    .bind(column(&moves, |moved| moved.hold_reason.as_deref()))
     .fetch_all(conn)
     .await
 }
