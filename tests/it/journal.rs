@@ -177,7 +177,7 @@ async fn a_newer_engine_takes_over_and_the_older_one_changes_nothing_more() {
 async fn an_idle_engine_finds_out_that_it_was_superseded() {
     let old = TestEngine::start().await;
     let new = TestEngine::on(Arc::clone(&old.db), old.db.connect.clone(), Setup::default()).await;
-    let gave_up = tokio::time::timeout(Duration::from_secs(10), old.engine.gave_up()).await;
+    let gave_up = tokio::time::timeout(Duration::from_secs(60), old.engine.gave_up()).await;
     assert!(gave_up.is_ok_and(|why| why.contains("newer engine")), "nobody asked it for anything, and yet it knows");
     old.engine.stop().await;
     new.end().await;

@@ -267,7 +267,7 @@ async fn an_engine_stops_although_a_provider_hangs() {
     let engine = Arc::clone(&shop.engine);
     let paying = tokio::spawn(async move { engine.pay(order_id, "fake").await });
     eventually("the provider was asked", async || shop.provider.calls(Op::Create) == 1).await;
-    let stopping = tokio::time::timeout(std::time::Duration::from_secs(5), shop.engine.stop());
+    let stopping = tokio::time::timeout(std::time::Duration::from_secs(30), shop.engine.stop());
     stopping.await.expect("it stops");
     assert_eq!(paying.await.unwrap(), Err(Refusal::Unknown));
     let next = TestEngine::on(Arc::clone(&shop.db), shop.db.connect.clone(), Setup::default()).await;
