@@ -38,6 +38,7 @@ fn paths(authorization: &Value) -> Paths {
 async fn an_authorization_is_captured_in_parts_up_to_its_allowance() {
     let town = Town::new().await;
     let caller = &town.caller;
+    caller.hold().await;
     let (order_id, authorization) = caller.authorize("a", "complete").await;
     assert_eq!((&authorization["status"], &authorization["amount"]), (&json!("CREATED"), &usd("30.00")));
     assert_eq!(caller.money("order-1").await["authorized"], json!({"USD": 3000}));
@@ -72,7 +73,7 @@ async fn an_authorization_is_captured_in_parts_up_to_its_allowance() {
     assert_eq!(payments["authorizations"][0]["status"], "CAPTURED");
     let money = caller.money("order-1").await;
     assert_eq!((&money["captured"], &money["authorized"]), (&json!({"USD": 3450}), &json!({})));
-    caller.settle().await;
+    caller.release().await;
     let told = town.merchant.event_types();
     let captured = "PAYMENT.CAPTURE.COMPLETED";
     assert_eq!(told, ["CHECKOUT.ORDER.APPROVED", "PAYMENT.AUTHORIZATION.CREATED", captured, captured]);

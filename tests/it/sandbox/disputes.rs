@@ -19,6 +19,7 @@ impl Caller {
 async fn a_dispute_is_opened_goes_on_and_the_merchant_reads_it() {
     let town = Town::new().await;
     let caller = &town.caller;
+    caller.hold().await;
     let (order_id, capture) = caller.pay("a").await;
     let dispute_id = caller.dispute(&capture, json!({"amount": usd("12.00")})).await;
     assert!(dispute_id.starts_with("PP-D-"), "{dispute_id}");
@@ -37,7 +38,7 @@ async fn a_dispute_is_opened_goes_on_and_the_merchant_reads_it() {
         (&moved["status"], &moved["dispute_life_cycle_stage"]),
         (&json!("WAITING_FOR_SELLER_RESPONSE"), &json!("CHARGEBACK"))
     );
-    caller.settle().await;
+    caller.release().await;
     let told = town.merchant.event_types();
     assert_eq!(told[2..], ["CUSTOMER.DISPUTE.CREATED", "CUSTOMER.DISPUTE.UPDATED"]);
     let event = town.merchant.last("CUSTOMER.DISPUTE.UPDATED");
@@ -60,6 +61,7 @@ async fn a_dispute_that_the_buyer_wins_takes_the_money() {
     let town = Town::new().await;
     let caller = &town.caller;
     for (name, stage, reason) in [("a", "INQUIRY", "BUYER_COMPLAINT"), ("b", "CHARGEBACK", "CHARGEBACK")] {
+        caller.hold().await;
         let (_, capture) = caller.pay(name).await;
         let dispute_id = caller.dispute(&capture, json!({"stage": stage})).await;
         let path = format!("disputes/{dispute_id}");
@@ -73,7 +75,7 @@ async fn a_dispute_that_the_buyer_wins_takes_the_money() {
         let refund = caller.refused(&format!("/v2/payments/captures/{}/refund", id(&capture)), "r", &json!({})).await;
         assert_eq!(refund, (422, "REFUND_NOT_PERMITTED_DUE_TO_CHARGEBACK".into()));
 
-        caller.settle().await;
+        caller.release().await;
         let [.., reversed, resolved] = &town.merchant.inbox()[..] else { unreachable!("there are more") };
         let (reversed, resolved) = (reversed.event(), resolved.event());
         assert_eq!(
@@ -98,6 +100,7 @@ async fn a_dispute_that_the_buyer_wins_takes_the_money() {
 async fn a_reversal_is_won_back() {
     let town = Town::new().await;
     let caller = &town.caller;
+    caller.hold().await;
     let (order_id, capture) = caller.pay("a").await;
     let dispute_id = caller.dispute(&capture, json!({"stage": "CHARGEBACK"})).await;
     let reversal = caller.control(&format!("captures/{}/reverse", id(&capture)), json!({})).await;
@@ -111,7 +114,7 @@ async fn a_reversal_is_won_back() {
     let undone = caller.get(&format!("/v2/payments/refunds/{}", id(&reversal))).await;
     assert_eq!(undone["status"], "CANCELLED");
     assert_eq!(caller.money("order-1").await["kept"], json!({"USD": 3000}));
-    caller.settle().await;
+    caller.release().await;
     let told = town.merchant.event_types();
     assert_eq!(told[4..], ["PAYMENT.CAPTURE.COMPLETED", "CUSTOMER.DISPUTE.RESOLVED"]);
 

@@ -181,6 +181,16 @@ impl Caller {
         assert_eq!(self.control("webhooks/settle", json!({})).await, json!({"settled": true}));
     }
 
+    /// Keeps back what is told from now on …
+    async fn hold(&self) {
+        self.control("webhooks/hold", json!({})).await;
+    }
+
+    /// … until now: it is told in the order in which it has happened.
+    async fn release(&self) {
+        self.control("webhooks/release", json!({})).await;
+    }
+
     async fn create(&self, key: &str) -> String {
         let (status, order) = self.post("/v2/checkout/orders", key, &basket()).await;
         assert_eq!(status, 201, "{order}");

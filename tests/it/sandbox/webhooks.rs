@@ -206,8 +206,9 @@ async fn a_certificate_is_renewed_under_the_same_root() {
 #[tokio::test]
 async fn an_old_transmission_is_repeated_byte_for_byte() {
     let mut town = Town::new().await;
+    town.caller.hold().await;
     let (order_id, _) = town.caller.pay("a").await;
-    town.caller.settle().await;
+    town.caller.release().await;
     town.caller.control("certificates/rotate", json!({})).await;
     town.caller.wait(5 * 86_400).await;
     let wish = json!({"order_id": order_id, "event_type": "PAYMENT.CAPTURE.COMPLETED"});
