@@ -7,14 +7,21 @@ use std::{
 };
 
 use axum::{
+    body::Body,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{bank::Shared, errors::Problem, oauth, wire::Cut};
+use super::{
+    BODY_LIMIT,
+    bank::{CallRecord, Shared},
+    errors::Problem,
+    oauth,
+    wire::Cut,
+};
 
 /// The calls that can be made to fail, and that are counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,25 +29,65 @@ use super::{bank::Shared, errors::Problem, oauth, wire::Cut};
 pub(super) enum Operation {
     Token,
     Create,
-    /// Any GET of an order, a capture or a refund.
+    /// PATCH of an order.
+    Patch,
+    /// Any GET of an order, an authorization, a capture or a refund.
     Inspect,
     Capture,
+    Authorize,
+    CaptureAuthorization,
+    Reauthorize,
+    Void,
     Refund,
+    /// Any GET of disputes.
+    Dispute,
+    /// Any GET of events.
+    Events,
+    /// The postback of a signature.
+    Verify,
     /// The GET of a signing certificate.
     Certificate,
 }
 
 impl Operation {
     fn of(request: &Request) -> Option<Self> {
-        let route = request.extensions().get::<MatchedPath>()?.as_str();
+        let route = request.extensions().get::<MatchedPath>()?.as_str().trim_end_matches('/');
         match (request.method().as_str(), route) {
             ("POST", "/v1/oauth2/token") => Some(Self::Token),
             ("POST", "/v2/checkout/orders") => Some(Self::Create),
+            ("PATCH", "/v2/checkout/orders/{id}") => Some(Self::Patch),
             ("POST", "/v2/checkout/orders/{id}/capture") => Some(Self::Capture),
+            ("POST", "/v2/checkout/orders/{id}/authorize") => Some(Self::Authorize),
+            ("POST", "/v2/payments/authorizations/{id}/capture") => Some(Self::CaptureAuthorization),
+            ("POST", "/v2/payments/authorizations/{id}/reauthorize") => Some(Self::Reauthorize),
+            ("POST", "/v2/payments/authorizations/{id}/void") => Some(Self::Void),
             ("POST", "/v2/payments/captures/{id}/refund") => Some(Self::Refund),
+            ("POST", "/v1/notifications/verify-webhook-signature") => Some(Self::Verify),
             ("GET", "/v1/notifications/certs/{name}") => Some(Self::Certificate),
             ("GET", route) if route.starts_with("/v2/") => Some(Self::Inspect),
+            ("GET", route) if route.starts_with("/v1/customer/disputes") => Some(Self::Dispute),
+            ("GET", route) if route.starts_with("/v1/notifications/webhooks-events") => Some(Self::Events),
             _ => None,
+        }
+    }
+
+    /// Whether a 200 means that an earlier call had done it already.
+    pub(super) fn can_be_replayed(self) -> bool {
+        match self {
+            Self::Create
+            | Self::Capture
+            | Self::Authorize
+            | Self::CaptureAuthorization
+            | Self::Reauthorize
+            | Self::Refund => true,
+            Self::Token
+            | Self::Patch
+            | Self::Inspect
+            | Self::Void
+            | Self::Dispute
+            | Self::Events
+            | Self::Verify
+            | Self::Certificate => false,
         }
     }
 }
@@ -91,6 +138,8 @@ pub(super) enum Trick {
     Duplicate,
     /// The same fact is told once more, as another event in another transmission.
     DuplicateNew,
+    /// Signed with another key than that of the certificate.
+    BadSignature,
     /// The body was changed after it was signed.
     Tamper,
     /// The body was changed so that the signature still holds.
@@ -209,11 +258,28 @@ pub(super) async fn around(
     next: Next,
 ) -> Response {
     let Some(operation) = Operation::of(&request) else { return next.run(request).await };
+    let request = match remembered(&bank, operation, request).await {
+        Ok(request) => request,
+        Err(too_large) => return too_large.into_response(),
+    };
     let perform = perform(bank.clone(), operation, request, next);
     match bank.faults.strike(operation) {
         Some(fault) => suffer(&bank, &cut, fault, perform).await,
         None => perform.await,
     }
+}
+
+/// Keeps a copy of a call that wants something done.
+async fn remembered(bank: &Shared, on: Operation, request: Request) -> Result<Request, Problem> {
+    if on == Operation::Token || request.method() == Method::GET {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_LIMIT).await;
+    let body = body.map_err(|_| Problem::bare(StatusCode::PAYLOAD_TOO_LARGE))?;
+    let request_id = parts.headers.get("paypal-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    bank.calls.remember(CallRecord { on, path: parts.uri.path().to_owned(), request_id, body: body.clone() });
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 async fn perform(bank: Shared, operation: Operation, request: Request, next: Next) -> Response {
