@@ -421,14 +421,14 @@ async fn calls_fail_before_or_after_their_effect() {
         town.caller.control("faults", rule).await;
         let path = format!("/v2/checkout/orders/{order_id}/capture");
         let request = town.caller.call(Method::POST, &path).header("paypal-request-id", name);
-        (order_id, request.timeout(Duration::from_millis(400)).send().await)
+        (order_id, request.timeout(Duration::from_secs(2)).send().await)
     };
     let faults = [
         (json!({"kind": "drop_before"}), None, false),
         (json!({"kind": "drop_after"}), None, true),
         (json!({"kind": "hang"}), None, false),
         (json!({"kind": "hang_after"}), None, true),
-        (json!({"kind": "delay", "ms": 1000}), None, true),
+        (json!({"kind": "delay", "ms": 30000}), None, true),
         (json!({"kind": "status", "status": 429, "retry_after": 7}), Some(429), false),
         (json!({"kind": "status", "status": 409}), Some(409), false),
         (json!({"kind": "status", "status": 401}), Some(401), false),
