@@ -191,7 +191,7 @@ fn adjust(sku_id: SkuId, key: &str, delta: i64) -> Adjust {
         key: key.into(),
         fingerprint: fingerprint(&format!("{sku_id:?}{delta}")[8..]),
         sku_id,
-        delta,
+        correction: Correction::By(delta),
         reason: "counted".into(),
     }
 }
