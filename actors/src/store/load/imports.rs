@@ -201,12 +201,12 @@ pub(crate) async fn sweep(pool: &PgPool, before: DateTime<Utc>, most: i64) -> Re
     sqlx::query(
         "with waste as materialized (
              select id from stock_import where state in ('staged', 'rejected') and created_at < $1 order by created_at limit 1
-         ), some as materialized (
+         ), part as materialized (
              select import_id, line from stock_import_line where import_id in (select id from waste) limit $2
          ), gone as (
-             delete from stock_import_line l using some s where l.import_id = s.import_id and l.line = s.line
+             delete from stock_import_line l using part s where l.import_id = s.import_id and l.line = s.line
          )
-         delete from stock_import i using waste w where i.id = w.id and (select count(*) from some) < $2",
+         delete from stock_import i using waste w where i.id = w.id and (select count(*) from part) < $2",
     )
     .bind(before)
     .bind(most)
