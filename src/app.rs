@@ -142,6 +142,7 @@ fn limits(config: &Config) -> Limits {
     Limits {
         timeout: Duration::from_secs(config.http.timeout_seconds),
         body: config.http.body_limit_bytes,
+        import: config.http.import_limit_bytes,
         movable_clock: config.mode == Mode::Development,
     }
 }

@@ -77,6 +77,7 @@ pub struct Http {
     pub public_url: String,
     pub timeout_seconds: u64,
     pub body_limit_bytes: usize,
+    pub import_limit_bytes: usize,
 }
 
 #[derive(Clone, Deserialize)]

@@ -111,6 +111,9 @@ impl From<Refusal> for Problem {
             Refusal::BelowReserved { available } => Self::new(Status::CONFLICT, "below_reserved", "Stock is reserved")
                 .detail(said)
                 .with("available", available),
+            Refusal::StockChanged { on_hand } => {
+                Self::new(Status::CONFLICT, "stock_changed", "Stock has changed").detail(said).with("on_hand", on_hand)
+            }
             Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
             Refusal::Away(_) => {
                 Self::new(Status::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").detail(said)

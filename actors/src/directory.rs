@@ -359,19 +359,30 @@ impl<K: Kind> Directory<K> {
         let idle_cells: Vec<Arc<Cell<K>>> =
             self.cells.iter().filter(|cell| cell.lock().used < before).map(|cell| Arc::clone(&cell)).collect();
         for cell in idle_cells {
-            let actor = {
-                let mut slot = cell.lock();
-                let busy = cell.depth() > 0 || !self.kind.may_rest(&cell.shared) || cell.starting.try_lock().is_err();
-                if busy || slot.used >= before || slot.quarantined {
-                    continue;
-                }
-                slot.retired = true;
-                slot.actor.take()
-            };
-            self.cells.remove_if(&cell.key, |_, current| Arc::ptr_eq(current, &cell));
-            if let Some(actor) = actor {
-                actor.stop(Some("idle".to_owned()));
+            self.put_to_rest(&cell, before);
+        }
+    }
+
+    /// Puts one actor to rest at once, unless somebody needs it: whoever woke it for a moment may say so.
+    pub(crate) fn rest(&self, key: K::Key) {
+        if let Some(cell) = self.find(key) {
+            self.put_to_rest(&cell, DateTime::<Utc>::MAX_UTC);
+        }
+    }
+
+    fn put_to_rest(&self, cell: &Arc<Cell<K>>, before: DateTime<Utc>) {
+        let actor = {
+            let mut slot = cell.lock();
+            let busy = cell.depth() > 0 || !self.kind.may_rest(&cell.shared) || cell.starting.try_lock().is_err();
+            if busy || slot.used >= before || slot.quarantined {
+                return;
             }
+            slot.retired = true;
+            slot.actor.take()
+        };
+        self.cells.remove_if(&cell.key, |_, current| Arc::ptr_eq(current, cell));
+        if let Some(actor) = actor {
+            actor.stop(Some("idle".to_owned()));
         }
     }
 

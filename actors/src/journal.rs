@@ -50,7 +50,7 @@ pub enum Verdict {
     Committed,
     /// Its key was used before: it changed nothing, and the facts of that use are there to be read.
     KeyTaken,
-    /// Its order had moved on: it changed nothing; load and decide again.
+    /// Its order, or the stock that it expects, had moved on: it changed nothing; load and decide again.
     Stale,
     /// Postgres refused it for itself: it changed nothing, and is logged.
     Failed,

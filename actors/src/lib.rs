@@ -23,6 +23,7 @@ mod supervision;
 
 // The actors, one file each, and the saga that brings them together.
 mod checkout;
+mod importer;
 mod order;
 mod payment;
 mod reconciler;
@@ -34,5 +35,5 @@ mod engine;
 pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
-pub use engine::{Adjust, CheckedOut, Engine, Settings, Webhook};
+pub use engine::{Adjust, CheckedOut, Engine, Import, Imported, Settings, Webhook};
 pub use order::CommandKey;

@@ -13,6 +13,7 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{Refusal, Who},
+    importer::Imports,
     order::{self, Orders},
     payment::Payments,
     sku::Skus,
@@ -27,6 +28,13 @@ const MOST: i64 = 500;
 const ROUNDS: u32 = 40;
 const SKU_IDLE: TimeDelta = TimeDelta::minutes(5);
 const ORDER_IDLE: TimeDelta = TimeDelta::seconds(30);
+/// How long a key that placed no order is remembered, and an import that came to nothing is kept: as long as providers try
+/// again. A checkout's key is its order's own and never forgotten.
+const KEPT: TimeDelta = TimeDelta::hours(72);
+/// Rows that are forgotten in one look: nothing that a buyer would notice.
+const FORGOTTEN: i64 = 500;
+/// Imports that are applied at the same time; the next ones wait.
+const IMPORTS: i64 = 2;
 
 /// There is one.
 pub(crate) const KEY: &str = "all";
@@ -37,6 +45,7 @@ pub(crate) struct Reconciling {
     pub skus: Skus,
     pub orders: Orders,
     pub payments: Payments,
+    pub imports: Imports,
 }
 
 /// Look around.
@@ -60,6 +69,7 @@ impl Kind for Reconciling {
             skus: self.skus.clone(),
             orders: self.orders.clone(),
             payments: self.payments.clone(),
+            imports: self.imports.clone(),
         };
         let spawned = Actor::spawn_linked(None, reconciler, (), supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
@@ -83,6 +93,7 @@ struct Reconciler {
     skus: Skus,
     orders: Orders,
     payments: Payments,
+    imports: Imports,
 }
 
 impl Actor for Reconciler {
@@ -110,6 +121,7 @@ impl Actor for Reconciler {
             *looks = 0;
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
+            self.imports.0.sweep(ORDER_IDLE);
         }
         Ok(())
     }
@@ -130,6 +142,12 @@ impl Reconciler {
         for webhook in load::due_inbox(pool, now, MOST).await? {
             self.payments.signal(&webhook.provider, webhook.inbox_id, webhook.locator).await;
         }
+        let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
+        for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
+            self.imports.tell(import_id).await;
+        }
+        load::prune_keys(pool, now - KEPT, FORGOTTEN).await?;
+        load::imports::sweep(pool, now - KEPT, FORGOTTEN).await?;
         Ok(())
     }
 

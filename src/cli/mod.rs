@@ -1,6 +1,7 @@
 //! The command line; a file per command that does more than call.
 
 mod audit;
+mod import;
 mod sandbox;
 mod seed;
 mod serve;
@@ -38,8 +39,17 @@ enum Command {
     Sandbox,
     /// Bring the database's schema up to date, and end.
     Migrate,
-    /// Put the demo catalogue into a running shop that sells nothing yet.
-    Seed,
+    /// Put the demo catalogue into a running shop that sells nothing yet, or a large one to try things on.
+    Seed {
+        /// So many SKUs, BULK-1 and so on, a hundred of each, instead of the demo catalogue.
+        #[arg(long, value_name = "N")]
+        skus: Option<u32>,
+    },
+    /// Bring a file into a running shop.
+    Import {
+        #[command(subcommand)]
+        what: import::What,
+    },
     /// Show the supervision tree of a running shop.
     Tree {
         /// How many actors of each kind, the troubled and busy first.
@@ -80,7 +90,8 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Serve => serve::run(config, cli.config).await,
             Command::Sandbox => sandbox::run(config).await,
             Command::Migrate => migrate(config).await,
-            Command::Seed => seed::run(config).await,
+            Command::Seed { skus } => seed::run(config, skus).await,
+            Command::Import { what } => import::run(config, what).await,
             Command::Tree { limit } => tree::run(config, limit).await,
             Command::Audit => audit::run(config).await,
         }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use souk_actors::{
     Adjust,
-    domain::{Currency, Invalid, Money, OrderId, OrderStatus, ProductId, Refusal, SkuId, clean},
+    domain::{Correction, Currency, Invalid, Money, OrderId, OrderStatus, ProductId, Refusal, SkuId, clean},
 };
 
 use super::{
@@ -75,12 +75,19 @@ pub(crate) struct PriceUpdate {
     currency: Currency,
 }
 
-/// A correction of stock.
+/// A correction of stock: by `delta`, or to `set` if `expected` are on hand.
 #[derive(Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StockRequest {
     /// Units to add, or, below zero, to take away.
-    delta: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delta: Option<i64>,
+    /// Units that there are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    set: Option<i64>,
+    /// Units that must be on hand when `set` is carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expected: Option<i64>,
     /// Why, for the ledger.
     #[schema(example = "counted")]
     reason: String,
@@ -225,13 +232,15 @@ fn read_update(request: ProductUpdate) -> Answer<Update> {
     Ok(Update { name: request.name, description, prices: prices? })
 }
 
-/// Correct a SKU's stock by so many units. With an Idempotency-Key a retry corrects nothing more.
+/// Correct a SKU's stock: by so many units, or to so many if as many are on hand as expected. With an Idempotency-Key a
+/// retry corrects nothing more.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku_id}/stock", tag = "staff", request_body = StockRequest, security(("staff" = [])),
     params(("sku_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses(
         (status = 200, body = Stock), (status = 401, body = Problem), (status = 404, body = Problem),
-        (status = 409, body = Problem, description = "`below_reserved`"), (status = 422, body = Problem)
+        (status = 409, body = Problem, description = "`below_reserved`; `stock_changed` with `on_hand`"),
+        (status = 422, body = Problem)
     )
 )]
 pub(crate) async fn adjust_stock(
@@ -246,15 +255,20 @@ pub(crate) async fn adjust_stock(
     if reason.is_empty() {
         return Err(Invalid::new("reason", "is missing").into());
     }
-    if request.delta == 0 || request.delta.unsigned_abs() > products::MOST_STOCK.unsigned_abs() {
-        return Err(
-            Invalid::new("delta", format!("is a whole number other than 0, up to {}", products::MOST_STOCK)).into()
-        );
-    }
+    let correction = read_correction(&request)?;
     let fingerprint = fingerprint(&format!("adjust {sku_id}"), &request)?;
-    let adjust = Adjust { principal: "staff".to_owned(), key, fingerprint, sku_id, delta: request.delta, reason };
+    let adjust = Adjust { principal: "staff".to_owned(), key, fingerprint, sku_id, correction, reason };
     let counters = within(shop.limits.timeout, shop.engine.adjust(adjust)).await?;
     Ok(Json(stock(sku_id, counters)))
+}
+
+fn read_correction(request: &StockRequest) -> Result<Correction, Invalid> {
+    match (request.delta, request.set, request.expected) {
+        (Some(delta), None, None) => Ok(Correction::By(delta)),
+        (None, Some(units), Some(expected)) => Ok(Correction::To { units, expected }),
+        (None, Some(_), None) => Err(Invalid::new("expected", "is missing: `set` needs it")),
+        _ => Err(Invalid::new("delta", "give either `delta`, or `set` with `expected`")),
+    }
 }
 
 fn stock(sku_id: SkuId, counters: souk_actors::domain::Counters) -> Stock {

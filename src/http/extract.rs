@@ -38,7 +38,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shop>> for Body<T> {
 /// A raw body within the limit. One that is larger is read on for a while, for a client that is still sending does not
 /// hear an answer.
 pub(crate) async fn bytes(request: Request, shop: &Arc<Shop>) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(shop.limits.timeout, collect(request, shop.limits.body));
+    bytes_up_to(request, shop, shop.limits.body).await
+}
+
+/// The same, with a limit of its own.
+pub(crate) async fn bytes_up_to(request: Request, shop: &Arc<Shop>, limit: usize) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(shop.limits.timeout, collect(request, limit));
     let too_slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "The body did not arrive in time");
     read.await.unwrap_or(Err(too_slow))
 }

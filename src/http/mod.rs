@@ -4,6 +4,7 @@ mod admin;
 mod checkouts;
 mod commands;
 mod extract;
+mod imports;
 mod ops;
 mod orders;
 mod pages;
@@ -61,6 +62,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(admin::update_product))
         .routes(routes!(admin::adjust_stock))
         .routes(routes!(admin::ledger))
+        .routes(routes!(imports::upload, imports::list))
+        .routes(routes!(imports::show))
+        .routes(routes!(imports::errors))
         .routes(routes!(admin::orders))
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))

@@ -2,6 +2,7 @@
 
 pub mod checkout;
 pub mod demo;
+pub mod imports;
 pub mod products;
 pub mod quote;
 
@@ -35,6 +36,8 @@ pub struct Limits {
     pub timeout: std::time::Duration,
     /// The largest body.
     pub body: usize,
+    /// The largest file of stock corrections.
+    pub import: usize,
     /// Whether tests may move the clock.
     pub movable_clock: bool,
 }

@@ -55,7 +55,7 @@ async fn another_request_with_a_used_key_is_refused() {
         key: checkout.key,
         fingerprint: checkout.fingerprint,
         sku_id,
-        delta: 1,
+        correction: souk_actors::domain::Correction::By(1),
         reason: "counted".into(),
     };
     assert_eq!(shop.engine.adjust(adjust).await, Err(Refusal::KeyReused));
@@ -79,7 +79,7 @@ async fn a_refusal_is_not_remembered() {
         key: "more".into(),
         fingerprint: [0; 32],
         sku_id,
-        delta: 1,
+        correction: souk_actors::domain::Correction::By(1),
         reason: "found".into(),
     };
     shop.engine.adjust(adjust).await.unwrap();

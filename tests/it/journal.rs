@@ -229,7 +229,7 @@ fn nudge(sku_id: SkuId) -> souk_actors::Adjust {
         key,
         fingerprint: [0; 32],
         sku_id,
-        delta: 1,
+        correction: souk_actors::domain::Correction::By(1),
         reason: "nudge".into(),
     }
 }

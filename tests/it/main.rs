@@ -8,6 +8,7 @@ mod crowd;
 mod embedded;
 mod http;
 mod idempotency;
+mod imports;
 mod journal;
 mod model;
 mod money;

@@ -170,7 +170,7 @@ impl Shop<'_> {
             key: basket(&[]).key,
             fingerprint: fingerprint("count"),
             sku_id: self.skus[0],
-            delta,
+            correction: souk_actors::domain::Correction::By(delta),
             reason: "counted".into(),
         };
         let answer = self.shop.engine.adjust(adjust).await;

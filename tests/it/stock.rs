@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use souk_actors::{
     Adjust,
-    domain::{Refusal, SkuId},
+    domain::{Correction, Refusal, SkuId},
 };
 
 use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, fingerprint};
@@ -191,7 +191,7 @@ fn adjust(sku_id: SkuId, key: &str, delta: i64) -> Adjust {
         key: key.into(),
         fingerprint: fingerprint(&format!("{sku_id:?}{delta}")[8..]),
         sku_id,
-        delta,
+        correction: Correction::By(delta),
         reason: "counted".into(),
     }
 }
@@ -225,6 +225,57 @@ async fn staff_corrects_stock_by_what_changed() {
         let refused = shop.engine.adjust(adjust(sku_id, "f", absurd)).await;
         assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
     }
+    shop.end().await;
+}
+
+fn set(sku_id: SkuId, key: &str, units: i64, expected: i64) -> Adjust {
+    let fingerprint = fingerprint(&format!("{units}/{expected}"));
+    Adjust { fingerprint, correction: Correction::To { units, expected }, ..adjust(sku_id, key, 0) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staff_sets_stock_where_it_is_as_expected() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    shop.order(sku_id, 4).await;
+    let counters = shop.engine.adjust(set(sku_id, "a", 25, 10)).await.expect("ten are there");
+    assert_eq!((counters.on_hand, counters.reserved), (25, 4));
+    shop.engine.adjust(set(sku_id, "a", 25, 10)).await.expect("said twice, and done once");
+    let late = shop.engine.adjust(set(sku_id, "b", 30, 10)).await;
+    assert_eq!(late, Err(Refusal::StockChanged { on_hand: 25 }));
+    assert_eq!(shop.engine.adjust(set(sku_id, "b", 3, 25)).await, Err(Refusal::BelowReserved { available: 21 }));
+    let counters = shop.engine.adjust(set(sku_id, "b", 4, 25)).await.expect("a refusal is not remembered");
+    assert_eq!((counters.on_hand, counters.reserved), (4, 4));
+
+    let rows = shop.engine.ledger(sku_id, None, 100).await.expect("rows").len();
+    shop.engine.adjust(set(sku_id, "same", 4, 4)).await.expect("it is so");
+    assert_eq!(shop.engine.ledger(sku_id, None, 100).await.expect("rows").len(), rows, "nothing moved");
+    assert_eq!(shop.engine.adjust(set(sku_id, "same", 5, 4)).await, Err(Refusal::KeyReused));
+    assert_eq!(shop.engine.adjust(set(SkuId(99), "c", 1, 0)).await, Err(Refusal::NotFound("SKU")));
+    for (units, expected) in [(-1, 4), (i64::MAX, 4), (5, -1), (5, i64::MIN)] {
+        let refused = shop.engine.adjust(set(sku_id, "d", units, expected)).await;
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
+    }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_fifty_who_expect_the_same_stock_one_sets_it() {
+    let shop = TestEngine::start().await;
+    for (first, up) in [(10, 100), (1_000, 0)] {
+        let sku_id = shop.sku(first).await;
+        let wish = |number: i64| set(sku_id, &format!("{sku_id}-{number}"), up + number, first);
+        let sets = join_all((0..50).map(|number| shop.engine.adjust(wish(number)))).await;
+        let won: Vec<_> = sets.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+        assert_eq!(won.len(), 1, "{sets:?}");
+        let now = shop.counters(sku_id).await.on_hand;
+        assert!((up..up + 50).contains(&now) && won[0].on_hand == now);
+        for lost in sets.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert_eq!(*lost, Refusal::StockChanged { on_hand: now });
+        }
+        assert_eq!(shop.engine.ledger(sku_id, None, 100).await.expect("rows").len(), 2);
+    }
+    assert_eq!(shop.count("select count(*) from idempotency where route = 'adjust'").await, 2, "who lost left no key");
     shop.end().await;
 }
 

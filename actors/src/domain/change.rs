@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState,
-    SkuId, TaskId, TaskKind, TaskState, words,
+    About, Created, Fact, ImportId, LineProblem, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState,
+    RefundId, RefundState, SkuId, TaskId, TaskKind, TaskState, words,
 };
 
 words! {
@@ -48,6 +48,17 @@ pub struct Changes {
     pub adjustments: Vec<Adjustment>,
     /// SKUs whose stock begins.
     pub openings: Vec<Opening>,
+    /// An import whose lines are there, and may be applied from now on.
+    pub import: Option<ImportId>,
+    /// Lines of an import whose turn has come.
+    pub chunk: Option<Chunk>,
+}
+
+impl Changes {
+    /// What must be on hand for this to be written at all.
+    pub fn conditions(&self) -> impl Iterator<Item = OnHand> {
+        self.adjustments.iter().filter_map(|row| row.only_if)
+    }
 }
 
 /// An order's row after the entry.
@@ -170,10 +181,47 @@ pub struct InboxMark {
 pub struct Adjustment {
     /// Of which SKU.
     pub sku_id: SkuId,
-    /// By how many units.
+    /// By how many units; by none moves nothing, and may yet be conditional.
     pub delta: i64,
+    /// Only on this condition: else the whole entry is taken out.
+    pub only_if: Option<OnHand>,
     /// Why, as a person wrote it.
     pub note: String,
+}
+
+/// A condition on what is on hand when the correction's turn has come.
+#[derive(Debug, Clone, Copy)]
+pub struct OnHand {
+    /// So many units must be there.
+    pub expected: i64,
+    /// What this very condition is known by where it does not hold: an id that nothing else has.
+    pub id: i64,
+}
+
+/// Lines of one import, each settled with its outcome: its correction is made, or its problem written down.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Of which import.
+    pub import_id: ImportId,
+    /// Which lines.
+    pub turns: Vec<Turn>,
+}
+
+/// One line of an import whose turn has come. One that is settled already is passed over.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// Its number.
+    pub line: i32,
+    /// Of which SKU.
+    pub sku_id: SkuId,
+    /// By how many units.
+    pub delta: i64,
+    /// Only if so many are on hand; else the line fails.
+    pub expected: Option<i64>,
+    /// Why, as a person wrote it.
+    pub note: String,
+    /// Why it fails without being tried: no promise could be had for it.
+    pub problem: Option<(LineProblem, String)>,
 }
 
 /// A SKU's first stock. Opening one that is open changes nothing.

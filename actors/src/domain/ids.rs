@@ -136,6 +136,8 @@ id!(/// One provider call that was committed before it is made; its text is the 
     TaskId, "task", "task");
 id!(/// A product of the catalogue; its SKUs are what is sold.
     ProductId, "product", "product");
+id!(/// One file of stock corrections.
+    ImportId, "import", "import");
 
 /// The running number of an event in its order's timeline, from 1 (the placement); also the order's version.
 pub type EventSeq = i32;

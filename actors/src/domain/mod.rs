@@ -4,6 +4,7 @@ mod command;
 mod draft;
 mod fact;
 mod ids;
+mod import;
 mod money;
 mod order;
 mod parcel;
@@ -18,7 +19,10 @@ pub mod change;
 pub use command::{Command, Commanded};
 pub use draft::Draft;
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
-pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
+pub use ids::{EventSeq, IdError, ImportId, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
+pub use import::{
+    BadLine, Correction, ImportLine, ImportMode, ImportState, ImportView, LineProblem, MOST_UNITS, rehearse,
+};
 pub use money::{Currency, Money, MoneyError};
 pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
 pub use parcel::{Parcel, Service};

@@ -46,6 +46,12 @@ pub enum Refusal {
         /// What could be taken away.
         available: i64,
     },
+    /// The adjustment expects another number of units on hand than there is.
+    #[error("{on_hand} units are on hand")]
+    StockChanged {
+        /// What is there.
+        on_hand: i64,
+    },
     /// Too much is waiting already; nothing was begun.
     #[error("too much is waiting already")]
     Busy,
@@ -76,6 +82,7 @@ impl Refusal {
             | Self::KeyReused
             | Self::NotNow { .. }
             | Self::BelowReserved { .. }
+            | Self::StockChanged { .. }
             | Self::Fault => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The door: everything that the shop can ask of the engine, one method each.
 
 mod buyers;
+mod imports;
 mod staff;
 
 use std::{
@@ -28,6 +29,7 @@ use crate::{
     domain::{Policy, Refusal},
     error,
     faults::Faults,
+    importer::{Importing, Imports},
     journal::{Condition, Journal, JournalReport},
     order::{Orderly, Orders},
     payment::{Paying, Payments},
@@ -43,6 +45,7 @@ use crate::{
 };
 
 pub use buyers::{CheckedOut, Webhook};
+pub use imports::{Import, Imported};
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -74,6 +77,7 @@ pub struct Engine {
     skus: Skus,
     orders: Orders,
     payments: Payments,
+    imports: Imports,
     checkouts: Checkouts,
     coordinators: Arc<Directory<Coordinator>>,
     reconciler: Arc<Directory<Reconciling>>,
@@ -134,15 +138,18 @@ impl Engine {
         orders.0.kind.payments.set(payments.clone()).ok();
         let coordinator = Coordinator { context: Arc::clone(&context), skus: skus.clone(), orders: orders.clone() };
         let coordinators = Directory::new(coordinator, clock.clone(), Arc::clone(&escalate));
+        let importing = Importing { context: Arc::clone(&context), skus: skus.clone() };
+        let imports = Imports(Directory::new(importing, clock.clone(), Arc::clone(&escalate)));
         let reconciling = Reconciling {
             context: Arc::clone(&context),
             skus: skus.clone(),
             orders: orders.clone(),
             payments: payments.clone(),
+            imports: imports.clone(),
         };
         let reconciler = Directory::new(reconciling, clock.clone(), escalate);
 
-        let tree = plant(&skus, &orders, &payments, &coordinators, &reconciler)
+        let tree = plant(&skus, &orders, &payments, &coordinators, &imports, &reconciler)
             .await
             .map_err(|_| sqlx::Error::WorkerCrashed)?;
         let heartbeat = tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler)));
@@ -151,6 +158,7 @@ impl Engine {
             skus,
             orders,
             payments,
+            imports,
             checkouts: Checkouts::new(Arc::clone(&coordinators)),
             coordinators,
             reconciler,
@@ -186,6 +194,7 @@ impl Engine {
             self.orders.0.node(most),
             self.coordinators.node(most),
             self.payments.0.node(most),
+            self.imports.0.node(most),
             self.reconciler.node(most),
         ];
         Node { children, ..Node::plain("souk", if self.serving().is_ok() { "running" } else { "away" }) }
@@ -204,6 +213,7 @@ impl Engine {
                 let provider = self.context.providers.keys().find(|name| **name == key);
                 provider.is_some_and(|provider| self.payments.0.release(provider))
             }
+            Importing::ONE => key.parse().is_ok_and(|import_id| self.imports.0.release(import_id)),
             Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
             Reconciling::ONE => self.reconciler.release(reconciler::KEY),
             _ => false,
@@ -285,11 +295,13 @@ async fn plant(
     orders: &Orders,
     payments: &Payments,
     coordinators: &Arc<Directory<Coordinator>>,
+    imports: &Imports,
     reconciler: &Arc<Directory<Reconciling>>,
 ) -> Result<Tree, Refusal> {
     let mut tree = Tree::plant().await?;
     // in the order in which they end: whoever begins work first, whoever carries it last
     tree.supervise(reconciler).await?;
+    tree.supervise(&imports.0).await?;
     tree.supervise(coordinators).await?;
     tree.supervise(&payments.0).await?;
     tree.supervise(&orders.0).await?;

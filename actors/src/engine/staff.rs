@@ -3,8 +3,8 @@
 use super::Engine;
 use crate::{
     domain::{
-        Counters, Invalid, OrderId, OrderStatus, PartState, Refusal, ShortLine, SkuId, Who,
-        change::{Adjustment, Changes, Opening},
+        Correction, Counters, Invalid, MOST_UNITS, OrderId, OrderStatus, PartState, Refusal, ShortLine, SkuId, Who,
+        change::{Adjustment, Changes, OnHand, Opening},
     },
     error,
     journal::Verdict,
@@ -14,9 +14,6 @@ use crate::{
         read::{self, LedgerRow, OrderRow},
     },
 };
-
-/// No SKU opens with more, and no correction is larger: far from every overflow.
-const MOST_UNITS: i64 = 1_000_000_000;
 
 /// A staff correction of stock.
 #[derive(Debug, Clone)]
@@ -29,8 +26,8 @@ pub struct Adjust {
     pub fingerprint: [u8; 32],
     /// Of which SKU.
     pub sku_id: SkuId,
-    /// By how many units, up or down.
-    pub delta: i64,
+    /// By how much, or to how much.
+    pub correction: Correction,
     /// Why.
     pub reason: String,
 }
@@ -62,46 +59,72 @@ impl Engine {
         }
     }
 
-    /// Corrects a SKU's stock by `delta`. The same key again changes nothing more. Answers with the counters now.
+    /// Corrects a SKU's stock. The same key again changes nothing more. Answers with the counters now.
     ///
     /// # Errors
-    /// [`Refusal::BelowReserved`], [`Refusal::NotFound`], [`Refusal::KeyReused`].
+    /// [`Refusal::BelowReserved`], [`Refusal::StockChanged`], [`Refusal::NotFound`], [`Refusal::KeyReused`].
     pub async fn adjust(&self, adjust: Adjust) -> Result<Counters, Refusal> {
         self.serving()?;
-        if adjust.delta == 0 || adjust.delta.unsigned_abs() > MOST_UNITS.unsigned_abs() {
-            return Err(Invalid::new("delta", format!("is a whole number from 1 to {MOST_UNITS}, up or down")).into());
+        check(adjust.correction)?;
+        loop {
+            if let Some(()) = self.adjusted_before(&adjust).await? {
+                return self.counters(adjust.sku_id).await;
+            }
+            match self.try_to_adjust(&adjust).await {
+                // back to what was expected, meanwhile
+                Ok(Verdict::Stale) => {}
+                Ok(Verdict::Committed) => return self.counters(adjust.sku_id).await,
+                Ok(Verdict::KeyTaken) => {
+                    self.adjusted_before(&adjust).await?;
+                    return self.counters(adjust.sku_id).await;
+                }
+                Ok(Verdict::Superseded) => return Err(Refusal::Superseded),
+                Ok(Verdict::Failed) => return Err(Refusal::Fault),
+                Err(refusal @ (Refusal::BelowReserved { .. } | Refusal::StockChanged { .. })) => {
+                    // the correction that this key has made may be why
+                    let done = self.adjusted_before(&adjust).await?.is_some();
+                    return if done { self.counters(adjust.sku_id).await } else { Err(refusal) };
+                }
+                Err(refusal) => return Err(refusal),
+            }
         }
-        if let Some(()) = self.adjusted_before(&adjust).await? {
-            return self.counters(adjust.sku_id).await;
-        }
+    }
+
+    /// One try. What it expects is looked at first, to say no without a write, and proved by the journal, which may say
+    /// that it is stale.
+    async fn try_to_adjust(&self, adjust: &Adjust) -> Result<Verdict, Refusal> {
+        let delta = adjust.correction.delta();
+        self.as_expected(adjust).await?;
         let mut entry = Entry::new(self.context.clock.now(), Who::Staff);
-        if adjust.delta < 0 {
-            match self.skus.hold(adjust.sku_id, -adjust.delta).await {
+        if delta < 0 {
+            match self.skus.hold(adjust.sku_id, -delta).await {
                 Ok(hold) => entry.holds.push(hold),
                 Err(HoldError::SoldOut { available }) => {
-                    // the correction that this key has made may be why there is nothing left
-                    let done = self.adjusted_before(&adjust).await?.is_some();
-                    let short = Refusal::BelowReserved { available };
-                    return if done { self.counters(adjust.sku_id).await } else { Err(short) };
+                    self.as_expected(adjust).await?;
+                    return Err(Refusal::BelowReserved { available });
                 }
                 Err(HoldError::Refused(refusal)) => return Err(refusal),
             }
-        } else {
-            self.counters(adjust.sku_id).await?;
         }
-        let ref_id = self.context.ids.take(1).await?.start;
+        let mut ids = self.context.ids.take(2).await?;
+        let (ref_id, condition_id) = (ids.start, ids.next_back().unwrap_or_default());
         let (principal, key) = (adjust.principal.clone(), adjust.key.clone());
         entry.key = Some(Key { principal, key, route: "adjust", fingerprint: adjust.fingerprint, ref_id });
-        let row = Adjustment { sku_id: adjust.sku_id, delta: adjust.delta, note: adjust.reason.clone() };
+        let only_if = adjust.correction.expected().map(|expected| OnHand { expected, id: condition_id });
+        let row = Adjustment { sku_id: adjust.sku_id, delta, only_if, note: adjust.reason.clone() };
         entry.changes = Some(Box::new(Changes { adjustments: vec![row], ..Changes::default() }));
-        match self.context.journal.commit(entry).await? {
-            Verdict::Committed => self.counters(adjust.sku_id).await,
-            Verdict::KeyTaken => {
-                self.adjusted_before(&adjust).await?;
-                self.counters(adjust.sku_id).await
-            }
-            Verdict::Superseded => Err(Refusal::Superseded),
-            Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
+        let verdict = self.context.journal.commit(entry).await?;
+        if verdict == Verdict::Stale {
+            self.as_expected(adjust).await?;
+        }
+        Ok(verdict)
+    }
+
+    async fn as_expected(&self, adjust: &Adjust) -> Result<(), Refusal> {
+        let Counters { on_hand, .. } = self.counters(adjust.sku_id).await?;
+        match adjust.correction.expected() {
+            Some(expected) if expected != on_hand => Err(Refusal::StockChanged { on_hand }),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -162,5 +185,18 @@ impl Engine {
             Verdict::Superseded => Err(Refusal::Superseded),
             Verdict::KeyTaken | Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
         }
+    }
+}
+
+fn check(correction: Correction) -> Result<(), Invalid> {
+    match correction {
+        Correction::By(delta) if delta == 0 || delta.unsigned_abs() > MOST_UNITS.unsigned_abs() => {
+            Err(Invalid::new("delta", format!("is a whole number from 1 to {MOST_UNITS}, up or down")))
+        }
+        Correction::To { units, .. } if !(0..=MOST_UNITS).contains(&units) => {
+            Err(Invalid::new("set", format!("is a whole number from 0 to {MOST_UNITS}")))
+        }
+        Correction::To { expected, .. } if expected < 0 => Err(Invalid::new("expected", "is a whole number from 0")),
+        Correction::By(_) | Correction::To { .. } => Ok(()),
     }
 }

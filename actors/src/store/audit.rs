@@ -135,6 +135,19 @@ pub const CHECKS: &[Check] = &[
                       p.provider_order_id = i.locator ->> 'provider_order_id'))",
     },
     Check {
+        name: "import-is-lines",
+        sentence: "an import's tally is what became of its lines",
+        sql: "select format('import %s is %s: %s of %s applied, %s failed; lines %s, %s, %s', i.id, i.state, i.applied, i.total,
+                  i.failed, l.applied, l.failed, l.pending)
+              from stock_import i left join (
+                  select import_id, count(*) filter (where state = 'applied') as applied,
+                      count(*) filter (where state = 'failed') as failed, count(*) filter (where state = 'pending') as pending
+                  from stock_import_line group by import_id
+              ) l on l.import_id = i.id
+              where i.state in ('applying', 'done') and ((i.applied, i.failed, i.total - i.applied - i.failed)
+                  is distinct from (l.applied, l.failed, l.pending) or (i.state = 'done') <> (l.pending = 0))",
+    },
+    Check {
         name: "idle-transaction",
         sentence: "no connection sits in a transaction",
         sql: "select format('pid %s, since %s', pid, state_change) from pg_stat_activity

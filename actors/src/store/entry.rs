@@ -66,7 +66,7 @@ pub struct Placement {
 pub enum Conflict {
     /// Its key was used before; by the id of what the key was to make.
     KeyTaken,
-    /// Its order had moved on; by the order's id.
+    /// Its order or its stock had moved on; by the order's id, or the condition's.
     Stale,
 }
 
@@ -114,9 +114,12 @@ impl Entry {
         if ids.is_empty() {
             return None;
         }
-        let moved = self.changes.as_ref().and_then(|changes| changes.order.as_ref());
+        let changes = self.changes.as_deref();
+        let moved = changes.and_then(|changes| changes.order.as_ref());
+        let mut conditions = changes.into_iter().flat_map(Changes::conditions);
         let taken = self.key.as_ref().is_some_and(|key| ids.contains(&key.ref_id));
-        let stale = moved.is_some_and(|moved| ids.contains(&moved.order_id.0));
+        let stale = moved.is_some_and(|moved| ids.contains(&moved.order_id.0))
+            || conditions.any(|condition| ids.contains(&condition.id));
         match (taken, stale) {
             (true, _) => Some(Conflict::KeyTaken),
             (false, true) => Some(Conflict::Stale),
@@ -127,8 +130,10 @@ impl Entry {
     /// Rows, about: what a batch is capped by.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let changes =
-            self.changes.as_ref().map_or(0, |c| c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + 4);
+        let changes = self.changes.as_ref().map_or(0, |c| {
+            let turns = c.chunk.as_ref().map_or(0, |chunk| chunk.turns.len() * 3);
+            c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + c.adjustments.len() + turns + 4
+        });
         2 + self.lines.len() * 2 + changes
     }
 
@@ -137,7 +142,9 @@ impl Entry {
         let changes = self.changes.as_deref();
         let parts = changes.into_iter().flat_map(|changes| changes.parts.iter().map(|part| part.sku_id));
         let adjusted = changes.into_iter().flat_map(|changes| changes.adjustments.iter().map(|row| row.sku_id));
+        let turns = changes.into_iter().filter_map(|changes| changes.chunk.as_ref()).flat_map(|chunk| &chunk.turns);
+        let imported = turns.map(|turn| turn.sku_id);
         let opened = changes.into_iter().flat_map(|changes| changes.openings.iter().map(|row| row.sku_id));
-        self.lines.iter().map(|line| line.hold.sku_id()).chain(parts).chain(adjusted).chain(opened)
+        self.lines.iter().map(|line| line.hold.sku_id()).chain(parts).chain(adjusted).chain(imported).chain(opened)
     }
 }

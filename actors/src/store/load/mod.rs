@@ -1,5 +1,6 @@
 //! What actors start from, and what is due. Read on the engine's own pool, never on the journal's connection.
 
+pub(crate) mod imports;
 mod order;
 
 use std::collections::HashMap;
@@ -127,6 +128,22 @@ pub(crate) async fn locate(
     .bind(payment_id)
     .fetch_optional(pool)
     .await
+}
+
+/// Forgets keys from before `before`, at the most `most` of them. A checkout's key is not among them: it is its order's, for
+/// ever. Outside the journal: a key is there or not, and nothing else follows from it.
+pub(crate) async fn prune_keys(pool: &PgPool, before: DateTime<Utc>, most: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "delete from idempotency where (principal, key) in (
+             select principal, key from idempotency where route <> 'checkout' and created_at < $1
+             order by created_at limit $2 for update skip locked
+         )",
+    )
+    .bind(before)
+    .bind(most)
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// What a key was used for.

@@ -8,6 +8,7 @@
 //! books cannot differ; a row that should be there and is not fails the batch (a division by zero names the statement).
 
 mod calls;
+mod imports;
 mod money;
 mod order;
 mod place;
@@ -47,7 +48,7 @@ use stock_by_ledger;
 /// What a committed batch changed and left out.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// The entries that were taken out, by the ids that [`Entry::conflict`] knows: their key was taken, or their order had moved on.
+    /// The entries that were taken out, by the ids that [`Entry::conflict`] knows: their key was taken, or their order or stock had moved on.
     pub conflicts: Vec<i64>,
     /// The counters after the batch, of every SKU it touched.
     pub counters: Vec<(SkuId, Counters)>,
@@ -144,7 +145,13 @@ async fn in_transaction(
         live.filter_map(|entry| entry.changes.as_deref().map(|changes| (entry, changes))).collect();
     base = stock::parts(conn, base, &changes, &mut counters).await?;
     base = stock::openings(conn, base, &changes, &mut counters).await?;
-    stock::adjustments(conn, base, &changes, &mut counters).await?;
+    let unmet = stock::unmet(conn, &changes).await?;
+    give_keys_back(conn, &changes.iter().map(|(entry, _)| *entry).collect::<Vec<_>>(), &unmet).await?;
+    let changes: Vec<_> = changes.into_iter().filter(|(entry, _)| entry.conflict(&unmet).is_none()).collect();
+    conflicts.extend(unmet);
+    base = stock::adjustments(conn, base, &changes, &mut counters).await?;
+    imports::chunks(conn, base, &changes, &mut counters).await?;
+    imports::open(conn, &changes).await?;
     order::events(conn, &changes).await?;
     money::payments(conn, &changes).await?;
     money::facts(conn, &changes).await?;
@@ -193,7 +200,7 @@ async fn keys(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sq
     .await
 }
 
-/// Entries whose order had moved on leave no key behind: decided again, they take it again.
+/// Entries whose order or stock had moved on leave no key behind: decided again, they take it again.
 async fn give_keys_back(conn: &mut PgConnection, keyed: &[&Entry], conflicts: &[i64]) -> Result<(), sqlx::Error> {
     let stale = keyed.iter().filter(|entry| entry.conflict(conflicts) == Some(Conflict::Stale));
     let unused: Vec<i64> = stale.filter_map(|entry| entry.key.as_ref().map(|key| key.ref_id)).collect();

@@ -1,10 +1,15 @@
 //! Moves of stock beside new reservations: every statement writes ledger rows, and the counters follow from those.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 
 use super::{column, read_counters, stock_by_ledger};
 use crate::{
-    domain::{Counters, SkuId, change::Changes},
+    domain::{
+        Counters, SkuId,
+        change::{Adjustment, Changes},
+    },
     store::entry::Entry,
 };
 
@@ -95,16 +100,53 @@ pub(super) async fn openings(
     Ok(base + rows.len() as i64)
 }
 
+/// The conditions on stock that do not hold, by their ids. The rows stay locked to the end of the transaction, so what is
+/// decided here is true of what is committed; corrections of one SKU are looked at in the order in which they came, for
+/// each changes what the next one finds. An entry with a condition is nothing but its corrections and its key, and none of
+/// its rows is written yet.
+pub(super) async fn unmet(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<Vec<i64>, sqlx::Error> {
+    let asked: Vec<i64> = changes
+        .iter()
+        .flat_map(|(_, c)| c.adjustments.iter().filter(|row| row.only_if.is_some()))
+        .map(|row| row.sku_id.0)
+        .collect();
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found: Vec<(i64, i64)> =
+        sqlx::query_as("select sku_id, on_hand from stock where sku_id = any($1) order by sku_id for update")
+            .bind(asked)
+            .fetch_all(conn)
+            .await?;
+    let mut on_hand: HashMap<i64, i64> = found.into_iter().collect();
+    let mut unmet = Vec::new();
+    for (_, change) in changes {
+        let holds = |row: &&Adjustment| {
+            row.only_if.is_none_or(|condition| on_hand.get(&row.sku_id.0) == Some(&condition.expected))
+        };
+        let failing = change.adjustments.iter().find(|row| !holds(row)).and_then(|row| row.only_if);
+        if let Some(condition) = failing {
+            unmet.push(condition.id);
+            continue;
+        }
+        for row in &change.adjustments {
+            on_hand.entry(row.sku_id.0).and_modify(|units| *units += row.delta);
+        }
+    }
+    Ok(unmet)
+}
+
 /// Corrections of stock on hand.
 pub(super) async fn adjustments(
     conn: &mut PgConnection,
     base: i64,
     changes: &[(&Entry, &Changes)],
     counters: &mut Vec<(SkuId, Counters)>,
-) -> Result<(), sqlx::Error> {
-    let rows: Vec<_> = changes.iter().flat_map(|(e, c)| c.adjustments.iter().map(move |row| (*e, row))).collect();
+) -> Result<i64, sqlx::Error> {
+    let rows = changes.iter().flat_map(|(e, c)| c.adjustments.iter().map(move |row| (*e, row)));
+    let rows: Vec<_> = rows.filter(|(_, row)| row.delta != 0).collect();
     if rows.is_empty() {
-        return Ok(());
+        return Ok(base);
     }
     let row = sqlx::query(concat!(
         "with want as materialized (
@@ -129,5 +171,6 @@ pub(super) async fn adjustments(
     .bind(base)
     .fetch_one(conn)
     .await?;
-    read_counters(&row, counters)
+    read_counters(&row, counters)?;
+    Ok(base + rows.len() as i64)
 }
