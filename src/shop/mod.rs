@@ -4,6 +4,7 @@ pub mod checkout;
 pub mod demo;
 pub mod products;
 pub mod quote;
+pub mod shipping;
 
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct Shop {
     pub keys: Keys,
     /// Verifies PayPal's webhooks.
     pub paypal: Arc<PayPal>,
+    /// What sending costs, and who is asked.
+    pub shipping: shipping::Shipping,
     /// Rules of the HTTP room.
     pub limits: Limits,
 }

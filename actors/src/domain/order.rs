@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Address, Email, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundState, ShipmentId, SkuId,
-    TaskId, TaskKind, words,
+    Address, Email, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundState, Service,
+    ShipmentId, SkuId, TaskId, TaskKind, words,
 };
 
 words! {
@@ -189,6 +189,10 @@ pub struct Order {
     pub created_at: DateTime<Utc>,
     /// What it costs.
     pub total: Money,
+    /// What of that is shipping.
+    pub shipping_minor: i64,
+    /// How it is sent, where that was chosen.
+    pub service: Option<Service>,
     /// Whose it is.
     pub email: Email,
     /// Where it goes.

@@ -53,8 +53,12 @@ pub struct Placement {
     pub address: String,
     /// In which currency.
     pub currency: String,
-    /// What it costs.
+    /// What it costs, shipping included.
     pub total_minor: i64,
+    /// What of that is shipping.
+    pub shipping_minor: i64,
+    /// How it is sent, as JSON, where that was chosen.
+    pub shipping: Option<String>,
     /// When its hold ends.
     pub deadline: DateTime<Utc>,
     /// `awaiting_payment`, or `confirmed` where there is nothing to pay.

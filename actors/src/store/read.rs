@@ -6,8 +6,8 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::load;
 use crate::domain::{
-    Address, Counters, Currency, Money, NextStep, Order, OrderId, OrderStatus, PartState, PaymentId, PaymentState,
-    PaymentSummary, Refund, SkuId,
+    Address, ChosenShipping, Counters, Currency, Money, NextStep, Order, OrderId, OrderStatus, PartState, PaymentId,
+    PaymentState, PaymentSummary, Refund, SkuId,
 };
 
 /// An order as its buyer and staff see it.
@@ -27,6 +27,8 @@ pub struct OrderView {
     pub next: NextStep,
     /// What was bought.
     pub lines: Vec<LineView>,
+    /// How it is sent, and what of the total that is.
+    pub shipping: Option<ChosenShipping>,
     /// What it costs.
     pub total: Money,
     /// When its hold ends, or ended.
@@ -105,6 +107,10 @@ impl From<&Order> for OrderView {
             hold_reason: order.hold_reason.clone(),
             next: order.next_step(),
             lines: order.lines().map(line).collect(),
+            shipping: order
+                .service
+                .clone()
+                .map(|service| ChosenShipping { service, price: money(order.shipping_minor) }),
             total: order.total,
             hold_expires_at: order.deadline,
             created_at: order.created_at,
