@@ -23,8 +23,8 @@ const LIVE_CERT_URLS: [&str; 2] =
 
 /// Shippo's API, live and test.
 const SHIPPO: &str = "https://api.goshippo.com";
-/// What the sandbox takes for a key of Shippo's.
-const SHIPPO_SANDBOX_KEY: &str = "shippo_test_souk";
+/// What the sandbox's webhooks show; anybody can read it here.
+const SHIPPO_SANDBOX_TOKEN: &str = "souk";
 
 /// Why the settings cannot be used; said once, at start.
 #[derive(Debug, thiserror::Error)]
@@ -366,9 +366,6 @@ impl Config {
         if self.sandbox.dir.as_os_str().is_empty() {
             self.sandbox.dir = self.database.data_dir.join("sandbox");
         }
-        if self.sandbox.shippo_webhook_url.is_empty() {
-            self.sandbox.shippo_webhook_url = format!("{}/v1/webhooks/shippo?token=souk", self.http.public_url);
-        }
         match self.mode {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
@@ -403,12 +400,20 @@ impl Config {
         }
         if self.shippo.base_url.is_empty() {
             self.shippo.base_url = format!("{sandbox}/shippo");
-            if self.shippo.api_key.expose().is_empty() {
-                self.shippo.api_key = SHIPPO_SANDBOX_KEY.into();
+            let known = [
+                (&mut self.shippo.api_key, self.sandbox.shippo_key.clone()),
+                (&mut self.shippo.webhook_token, SHIPPO_SANDBOX_TOKEN.into()),
+                (&mut self.shippo.webhook_secret, self.sandbox.shippo_webhook_secret.clone()),
+            ];
+            for (setting, known) in known {
+                if setting.expose().is_empty() {
+                    *setting = known;
+                }
             }
-            if self.shippo.webhook_token.expose().is_empty() {
-                self.shippo.webhook_token = "sandbox".into();
-            }
+        }
+        if self.sandbox.shippo_webhook_url.is_empty() {
+            let (shop, token) = (&self.http.public_url, self.shippo.webhook_token.expose());
+            self.sandbox.shippo_webhook_url = format!("{shop}/v1/webhooks/shippo?token={token}");
         }
         if self.shipping.from.line1.is_empty() {
             self.shipping.from = Origin::demo();
@@ -433,7 +438,7 @@ impl Config {
         if self.shippo.base_url.trim_end_matches('/') != SHIPPO {
             return Err(ConfigError::Production("shippo.base_url must be https://api.goshippo.com, not a sandbox"));
         }
-        if self.shippo.api_key.expose() == SHIPPO_SANDBOX_KEY {
+        if self.shippo.api_key == self.sandbox.shippo_key {
             return Err(ConfigError::Production("SOUK_SHIPPO__API_KEY must be your own, not the sandbox's"));
         }
         if (1..16).contains(&self.shippo.webhook_token.expose().len()) {
@@ -631,8 +636,8 @@ mod tests {
         assert!(config.has_carrier() && config.shippo.base_url == SHIPPO);
         for wrong in [
             ("SOUK_SHIPPO__BASE_URL", "http://127.0.0.1:8081/shippo"),
-            ("SOUK_SHIPPO__API_KEY", SHIPPO_SANDBOX_KEY),
-            ("SOUK_SHIPPO__WEBHOOK_TOKEN", "sandbox"),
+            ("SOUK_SHIPPO__API_KEY", "shippo_test_souk"),
+            ("SOUK_SHIPPO__WEBHOOK_TOKEN", SHIPPO_SANDBOX_TOKEN),
             ("SOUK_SHIPPING__FROM__LINE1", ""),
         ] {
             let settings: Vec<_> =

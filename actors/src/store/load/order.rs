@@ -49,7 +49,8 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {
     let rows = sqlx::query(
-        "select part, line, sku_id, quantity, unit_price_minor, state::text from reservation where order_id = $1 order by part",
+        "select part, line, sku_id, quantity, unit_price_minor, state::text, split_of from reservation
+         where order_id = $1 order by part",
     )
     .bind(order_id)
     .fetch_all(pool)
@@ -62,6 +63,7 @@ async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Erro
             quantity: row.try_get("quantity")?,
             unit_price_minor: row.try_get("unit_price_minor")?,
             state: word(row, "state")?,
+            split_of: row.try_get("split_of")?,
         })
     };
     rows.iter().map(read).collect()
