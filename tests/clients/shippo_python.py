@@ -61,7 +61,7 @@ assert client.tracking_status.get("SHIPPO_TRANSIT", "shippo").tracking_status.st
 track = client.tracking_status.create(carrier="usps", tracking_number=label.tracking_number)
 assert track.transaction == label.object_id
 
-refund = client.refunds.create(components.RefundRequestBody(transaction=label.object_id))
+refund = client.refunds.create(transaction=label.object_id)
 assert client.refunds.get(refund.object_id).transaction == label.object_id
 
 hook = client.webhooks.create_webhook(components.WebhookUpdateRequest(
