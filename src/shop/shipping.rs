@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use souk_actors::{
     PricedLine,
     domain::{Address, ChosenShipping, Currency, Invalid, Money, Parcel, Quantity, Service, SkuId},
+    ports::{Customs, CustomsItem, ProviderError},
 };
 
 use super::{
@@ -112,11 +113,13 @@ impl Shipping {
     }
 
     /// What the carrier asks, with the shop's markup; nothing where it does not answer in time.
-    async fn by_carrier(&self, parcel: Parcel, currency: Currency, to: &Address) -> Vec<Offer> {
+    async fn by_carrier(&self, parcel: Parcel, goods: &Quote, to: &Address) -> Vec<Offer> {
         let Some(carrier) = &self.carrier else { return Vec::new() };
         let from = self.settings.from.address();
+        let customs = (from.country != to.country).then(|| declared(&from, goods, parcel));
         let patience = Duration::from_secs(self.settings.patience_seconds);
-        let asked = tokio::time::timeout(patience, carrier.rates(&from, to, parcel, currency)).await;
+        let rates = carrier.rates(&from, to, parcel, customs.as_ref(), goods.total.currency);
+        let asked = tokio::time::timeout(patience, rates).await;
         let (offers, outcome) = match asked {
             Ok(Ok(offers)) => (offers, "answered"),
             Ok(Err(error)) => {
@@ -164,7 +167,7 @@ pub async fn quote(
         let sizes = products::sizes(&shop.pool, &sku_ids).await?;
         let size = |line: &PricedLine| (line.quantity, sizes.get(&line.sku_id).copied().unwrap_or_default());
         let parcel = shipping.parcel(&goods.lines.iter().map(size).collect::<Vec<_>>());
-        offers.extend(shipping.by_carrier(parcel, currency, to).await);
+        offers.extend(shipping.by_carrier(parcel, &goods, to).await);
     }
     offers.sort_by_key(|offer| offer.price.minor);
     // the promise begins when it is made, not when the carrier was asked
@@ -241,6 +244,10 @@ pub async fn check_address(shop: &Shop, address: &Address) -> Result<AddressChec
     let asked = tokio::time::timeout(patience, carrier.check_address(address)).await;
     match asked {
         Ok(Ok(check)) => Ok(check),
+        Ok(Err(ProviderError::Rejected(_))) => {
+            let messages = vec![(Some("refused".to_owned()), "The carrier cannot read this address.".to_owned())];
+            Ok(AddressCheck { is_valid: false, messages, suggested: None })
+        }
         Ok(Err(error)) => {
             tracing::warn!(%error, "an address could not be checked");
             Err(nobody_answers())
@@ -279,6 +286,19 @@ fn print_place(to: &Address) -> String {
         postal_code
     };
     format!("{:x}", Sha256::new().chain_update(&to.country).chain_update([0]).chain_update(finer).finalize())
+}
+
+/// What customs are told while it is only a question of price: goods from here, of this worth.
+fn declared(from: &Address, goods: &Quote, parcel: Parcel) -> Customs {
+    let item = CustomsItem {
+        description: "Merchandise".to_owned(),
+        quantity: goods.lines.iter().map(|line| line.quantity).sum(),
+        grams: parcel.grams,
+        value: goods.total,
+        origin: from.country.clone(),
+        hs_code: None,
+    };
+    Customs { signer: from.name.clone(), items: vec![item] }
 }
 
 /// The box that is assumed, as large as the largest thing in it; what does not fit by its volume makes it higher.

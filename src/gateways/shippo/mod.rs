@@ -24,7 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use souk_actors::{
     clock::Clock,
     domain::{Address, Currency, Money, Parcel, Service, ShipmentId, printable},
-    ports::{BuyLabel, Carrier, Label, LabelFile, ParcelLocator, ProviderError, Tracking, Void},
+    ports::{BuyLabel, Carrier, Customs, Label, LabelFile, ParcelLocator, ProviderError, Tracking, Void},
 };
 use tokio::sync::Semaphore;
 use url::Url;
@@ -154,7 +154,7 @@ impl Shippo {
     }
 
     /// What sending a parcel costs now, in this currency: nothing is converted, so an offer in no such currency is left out.
-    /// The cheapest comes first.
+    /// The cheapest comes first. Abroad, carriers want `customs` before they say a price.
     ///
     /// # Errors
     /// [`ProviderError`], also where too many ask at once.
@@ -163,10 +163,11 @@ impl Shippo {
         from: &Address,
         to: &Address,
         parcel: Parcel,
+        customs: Option<&Customs>,
         currency: Currency,
     ) -> Result<Vec<Offer>, ProviderError> {
         let _turn = self.asked.try_acquire().map_err(|_| errors::no_answer("too many quotes at once"))?;
-        let shipment = self.rate(&CreateShipment::to_quote(from, to, parcel, &self.sender)).await?;
+        let shipment = self.rate(&CreateShipment::to_quote(from, to, parcel, customs, &self.sender)).await?;
         let mut offers: Vec<Offer> = shipment.rates.iter().filter_map(|rate| offer(rate, currency)).collect();
         offers.sort_by(|a, b| (a.price.minor, &a.service.token).cmp(&(b.price.minor, &b.service.token)));
         // a service of two accounts is one service to a buyer

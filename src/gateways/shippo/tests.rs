@@ -437,7 +437,7 @@ async fn rates_are_offered_in_the_currency_that_was_asked_for() {
     let (shippo, stub) = shippo((0..3).map(|_| say(201, SHIPMENT))).await;
     let offers = async |currency: &str| {
         let currency = currency.parse().expect("known");
-        let offers = shippo.rates(&address("US"), &address("DE"), PARCEL, currency).await.expect("rates");
+        let offers = shippo.rates(&address("US"), &address("DE"), PARCEL, None, currency).await.expect("rates");
         offers.into_iter().map(|offer| (offer.service.token, offer.price.amount())).collect::<Vec<_>>()
     };
     let named = |list: [(&str, &str); 3]| list.map(|(token, price)| (token.to_owned(), price.to_owned())).to_vec();
@@ -463,7 +463,7 @@ async fn an_odd_rate_is_left_out_and_a_service_is_offered_once() {
     let (shippo, _stub) =
         shippo([say(201, json!({ "object_id": "s1", "status": "SUCCESS", "rates": rates }).to_string())]).await;
     let usd = "USD".parse().expect("known");
-    let offers = shippo.rates(&address("US"), &address("CA"), PARCEL, usd).await.expect("rates");
+    let offers = shippo.rates(&address("US"), &address("CA"), PARCEL, None, usd).await.expect("rates");
     let [offer] = offers.as_slice() else { panic!("{offers:?}") };
     assert_eq!((offer.service.carrier.as_str(), offer.service.name.as_str()), ("canada_post", "Canada Post A name"));
     assert_eq!((offer.price, offer.estimated_days), (money("5.50", "USD"), None));
@@ -481,7 +481,7 @@ async fn amounts_are_rounded_up_to_what_the_currency_has() {
         let rate = json!({ "object_id": "r1", "amount": amount, "currency": currency, "provider": "P", "servicelevel": { "token": "t" } });
         let (shippo, _stub) = shippo([say(201, json!({ "object_id": "s1", "rates": [rate] }).to_string())]).await;
         let code = currency.parse().expect("known");
-        let offers = shippo.rates(&address("US"), &address("US"), PARCEL, code).await.expect("rates");
+        let offers = shippo.rates(&address("US"), &address("US"), PARCEL, None, code).await.expect("rates");
         assert_eq!(offers[0].price.amount(), price, "{amount} {currency}");
     }
 }
@@ -572,7 +572,7 @@ async fn what_is_no_id_goes_nowhere() {
 async fn only_so_many_quotes_are_asked_for_at_once() {
     let (shippo, stub) = shippo((0..MOST_ASKED).map(|_| Reply::Stall)).await;
     let (us, usd) = (address("US"), "USD".parse().expect("known"));
-    let many = futures::future::join_all((0..MOST_ASKED + 10).map(|_| shippo.rates(&us, &us, PARCEL, usd)));
+    let many = futures::future::join_all((0..MOST_ASKED + 10).map(|_| shippo.rates(&us, &us, PARCEL, None, usd)));
     let refused = many
         .await
         .into_iter()

@@ -120,25 +120,28 @@ struct DeclaredItem<'a> {
 }
 
 impl<'a> CreateShipment<'a> {
-    pub(super) fn to_quote(from: &'a Address, to: &'a Address, parcel: Parcel, sender: &'a Sender) -> Self {
+    pub(super) fn to_quote(
+        from: &'a Address,
+        to: &'a Address,
+        parcel: Parcel,
+        customs: Option<&'a Customs>,
+        sender: &'a Sender,
+    ) -> Self {
         Self {
             address_from: CreateAddress::of_sender(from, sender),
             address_to: CreateAddress::of(to),
             parcels: [parcel.into()],
-            customs_declaration: None,
+            customs_declaration: customs.map(|customs| Declaration::new(customs, &from.country, &to.country)),
             metadata: None,
             r#async: false,
         }
     }
 
     pub(super) fn to_buy(wish: &'a BuyLabel, sender: &'a Sender) -> Self {
-        let address_to = CreateAddress { email: wish.email.as_deref(), ..CreateAddress::of(&wish.to) };
-        let declaration = |customs: &'a Customs| Declaration::new(customs, &wish.from.country, &wish.to.country);
         Self {
-            address_to,
-            customs_declaration: wish.customs.as_ref().map(declaration),
+            address_to: CreateAddress { email: wish.email.as_deref(), ..CreateAddress::of(&wish.to) },
             metadata: Some(wish.shipment_id.to_string()),
-            ..Self::to_quote(&wish.from, &wish.to, wish.parcel, sender)
+            ..Self::to_quote(&wish.from, &wish.to, wish.parcel, wish.customs.as_ref(), sender)
         }
     }
 }
