@@ -236,9 +236,7 @@ fn mismatch(what: &str) -> Problem {
 /// 503 where the carrier does not answer.
 pub async fn check_address(shop: &Shop, address: &Address) -> Result<AddressCheck, Problem> {
     let Some(carrier) = &shop.shipping.carrier else {
-        let told = "No carrier checks addresses for this shop: only the form was looked at.".to_owned();
-        let messages = vec![(Some("not_checked".to_owned()), told)];
-        return Ok(AddressCheck { is_valid: true, messages, suggested: None });
+        return Ok(AddressCheck::unchecked("No carrier checks addresses for this shop: only the form was looked at."));
     };
     let patience = Duration::from_secs(shop.shipping.settings.patience_seconds);
     let asked = tokio::time::timeout(patience, carrier.check_address(address)).await;

@@ -300,7 +300,7 @@ async fn a_shop_may_want_a_method_to_be_chosen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
-    let shop = TestShop::with(&[METHODS, ("SOUK_SHIPPING__PATIENCE_SECONDS", "1")]).await;
+    let shop = TestShop::with(&[METHODS, ("SOUK_SHIPPING__PATIENCE_SECONDS", "3")]).await;
     let sku_id = shop.sku(10).await;
     let wanted = basket(&[(&sku_id, 1)]);
     assert_eq!(quote(&shop, &wanted).await.len(), 6);
@@ -308,7 +308,7 @@ async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
         json!({ "kind": "drop_before" }),
         json!({ "kind": "drop_after" }),
         json!({ "kind": "hang" }),
-        json!({ "kind": "delay", "ms": 5_000 }),
+        json!({ "kind": "delay", "ms": 9_000 }),
         json!({ "kind": "status", "status": 500 }),
         json!({ "kind": "status", "status": 429, "retry_after": 60 }),
         json!({ "kind": "status", "status": 401 }),
@@ -321,7 +321,7 @@ async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
         fault(&shop.bank, rule).await;
         let began = Instant::now();
         assert_eq!(priced(&quote(&shop, &wanted).await), [("Post", "5.00"), ("By foot", "9.00")], "{kind}");
-        assert!(began.elapsed() < Duration::from_secs(4), "{kind} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(8), "{kind} took {:?}", began.elapsed());
         forgive(&shop.bank).await;
     }
     assert_eq!(quote(&shop, &wanted).await.len(), 6, "and back");
@@ -406,22 +406,31 @@ async fn what_is_wrong_with_a_quote_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_is_checked_by_the_carrier() {
-    let shop = TestShop::with(&[("SOUK_SHIPPING__PATIENCE_SECONDS", "1")]).await;
+    let shop = TestShop::open().await;
     let address = basket(&[])["shipping_address"].clone();
-    for manner in PROFILES {
-        profile(&shop.bank, manner).await;
-        let check = shop.post("/v1/shipping/addresses", address.clone()).await.ok();
-        assert_eq!((&check["valid"], &check["messages"]), (&json!(true), &json!([])), "{manner}");
-        let mut tower = address.clone();
-        tower["line1"] = json!("1 Tower Plaza");
-        let check = shop.post("/v1/shipping/addresses", tower).await.ok();
-        assert_eq!(check["valid"], true, "{manner}: {check}");
-        let mut nowhere = address.clone();
-        nowhere["postal_code"] = json!("00000");
-        let check = shop.post("/v1/shipping/addresses", nowhere).await.ok();
-        assert_eq!((&check["valid"], &check["messages"][0]["code"]), (&json!(false), &json!("postal_code_not_found")));
-        assert!(check["messages"][0]["text"].is_string() && check.get("suggested").is_none(), "{check}");
-    }
+    let check = async |change: fn(&mut Value)| {
+        let mut address = address.clone();
+        change(&mut address);
+        let check = shop.post("/v1/shipping/addresses", address).await.ok();
+        assert!(check.get("suggested").is_none(), "{check}");
+        (check["valid"] == true, check["messages"][0]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(check(|_| {}).await, (true, String::new()));
+    let mut tower = address.clone();
+    tower["line1"] = json!("1 Tower Plaza");
+    let told = shop.post("/v1/shipping/addresses", tower).await.ok();
+    assert_eq!(
+        (&told["valid"], told["messages"].as_array().map(Vec::len)),
+        (&json!(true), Some(1)),
+        "a flat is missing"
+    );
+    let nowhere = check(|address| address["postal_code"] = json!("00000")).await;
+    assert_eq!(nowhere, (false, "postal_code_not_found".to_owned()));
+    // as it is seen in the wild, the carrier may say nothing at all
+    profile(&shop.bank, "observed").await;
+    assert_eq!(check(|_| {}).await, (true, "not_checked".to_owned()));
+    profile(&shop.bank, "strict").await;
+
     fault(&shop.bank, json!({ "on": "address", "kind": "hang" })).await;
     shop.post("/v1/shipping/addresses", address.clone()).await.is_problem(503, "unavailable");
     fault(&shop.bank, json!({ "on": "address", "kind": "invalid", "field": "country", "message": "no" })).await;
@@ -530,11 +539,14 @@ async fn a_label_is_bought_found_printed_followed_and_voided() {
         );
         assert!(history.is_sorted_by_key(|said| said.at), "{history:?}");
 
-        assert_eq!(carrier.void(&bought.label_id).await, Ok(Void::Pending), "{manner}");
-        assert_eq!(carrier.void(&bought.label_id).await, Ok(Void::Pending), "asked for once");
-        assert_eq!(carrier.look(&bought.label_id).await.expect("there").status, LabelStatus::Voiding);
+        assert_eq!(carrier.void(&bought.label_id).await, Ok(Void::Rejected), "{manner}: it was used");
+
+        let unused = carrier.buy(&wish(shipment(&shop).await)).await.expect("bought").label_id;
+        assert_eq!(carrier.void(&unused).await, Ok(Void::Pending), "{manner}");
+        assert_eq!(carrier.void(&unused).await, Ok(Void::Pending), "asked for once");
+        assert_eq!(carrier.look(&unused).await.expect("there").status, LabelStatus::Voiding);
     }
-    assert_eq!(labels(&shop.bank).await["refunds_by_status"], json!({ "PENDING": 2 }));
+    assert_eq!(labels(&shop.bank).await["refunds_by_status"]["PENDING"], 2);
     shop.close().await;
 }
 

@@ -106,6 +106,14 @@ pub struct AddressCheck {
     pub suggested: Option<Address>,
 }
 
+impl AddressCheck {
+    /// Nobody has looked, and this is why.
+    #[must_use]
+    pub fn unchecked(why: &str) -> Self {
+        Self { is_valid: true, messages: vec![(Some("not_checked".to_owned()), why.to_owned())], suggested: None }
+    }
+}
+
 /// The client of one Shippo account.
 pub struct Shippo {
     http: Client,
@@ -184,7 +192,9 @@ impl Shippo {
         let _turn = self.asked.try_acquire().map_err(|_| errors::no_answer("too many addresses at once"))?;
         let call = Call::post("check_address", &["addresses"], &CreateAddress::to_check(address))?;
         let validated: Validated = self.call(call).await?;
-        validated.check(address).ok_or_else(|| errors::no_answer("an address that was not checked"))
+        Ok(validated
+            .check(address)
+            .unwrap_or_else(|| AddressCheck::unchecked("The carrier says nothing of this address.")))
     }
 
     /// A shipment with its rates; waits, within the timeout of a call, for rates that are still being gathered.
