@@ -92,6 +92,6 @@ fn changed(quote: &Quote) -> Problem {
     Problem::new(axum::http::StatusCode::CONFLICT, "quote_changed", "The total has changed")
         .detail(format!("The total is {} now.", quote.total))
         .with("lines", lines)
-        .with("shipping", &quote.shipping.as_ref().map(|shipping| shipping.price))
+        .with("shipping", quote.shipping.as_ref().map(|shipping| shipping.price))
         .with("total", quote.total)
 }

@@ -546,9 +546,9 @@ async fn a_refusal_is_told_by_its_class() {
     let limited = Reply::SayWith(429, "x-ratelimit-reset", "9");
     let nested = r#"{"address_to":[{"__all__":["1 Way is no address"]}]}"#;
     let (shippo, _stub) = shippo([throttled, limited, say(400, nested), say(404, r#"{"detail":"Not found."}"#)]).await;
-    let waits = |error: ProviderError| match error {
-        ProviderError::Unknown { retry_after, .. } => retry_after,
-        other => panic!("{other}"),
+    let waits = |error: ProviderError| {
+        let ProviderError::Unknown { retry_after, .. } = error else { panic!("{error}") };
+        retry_after
     };
     assert_eq!(waits(shippo.buy(&wish()).await.expect_err("throttled")), Some(Duration::from_secs(7)));
     assert_eq!(waits(shippo.buy(&wish()).await.expect_err("throttled")), Some(Duration::from_secs(9)));
