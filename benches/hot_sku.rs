@@ -182,6 +182,7 @@ async fn checkout(engine: Arc<Engine>, number: u64) {
             key: format!("bench-{number}"),
             fingerprint: [7; 32],
             lines: vec![PricedLine { sku_id: SkuId(1), quantity: 1, unit_price }],
+            shipping: None,
             total: unit_price,
             email: "ann@example.com".parse().expect("an address"),
             ship_to: address(),

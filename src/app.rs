@@ -25,10 +25,11 @@ use crate::{
     gateways::{
         Secret,
         paypal::{self, PayPal, webhook},
+        shippo::{self, Shippo},
     },
     http,
     problem::Problem,
-    shop::{Limits, Shop, demo, products, quote::Prices},
+    shop::{Limits, Shop, demo, products, quote::Prices, shipping::Shipping},
     telemetry,
 };
 
@@ -90,6 +91,7 @@ impl App {
         let clock = Clock::default();
         let keys = keys(config)?;
         let paypal = Arc::new(open_paypal(config, clock.clone())?);
+        let carrier = open_shippo(config, clock.clone())?.map(Arc::new);
         let faults = Arc::new(Faults::default());
         let settings = Settings {
             connect: connect.clone(),
@@ -103,8 +105,15 @@ impl App {
         };
         let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
         let pool = database::shop_pool(&connect, config.database.pool).await?;
-        let shop =
-            Arc::new(Shop { engine, prices: Prices::new(pool.clone()), pool, keys, paypal, limits: limits(config) });
+        let shop = Arc::new(Shop {
+            engine,
+            prices: Prices::new(pool.clone()),
+            pool,
+            keys,
+            paypal,
+            shipping: Shipping::new(config, carrier),
+            limits: limits(config),
+        });
         fill(config, &shop).await?;
 
         let (stop, stopped) = watch::channel(false);
@@ -178,6 +187,29 @@ fn open_paypal(config: &Config, clock: Clock) -> Result<PayPal, StartError> {
     };
     PayPal::new(settings, clock)
         .map_err(|error| StartError::Setting(format!("paypal.{}: {}", error.setting, error.problem)))
+}
+
+/// Who is asked for rates and labels, where anybody is.
+fn open_shippo(config: &Config, clock: Clock) -> Result<Option<Shippo>, StartError> {
+    if !config.has_carrier() {
+        return Ok(None);
+    }
+    let wanted = &config.shippo;
+    let settings = shippo::Settings {
+        base_url: wanted.base_url.clone(),
+        api_key: wanted.api_key.clone(),
+        timeout: Duration::from_secs(wanted.timeout_seconds),
+        connect_timeout: Duration::from_secs(wanted.connect_timeout_seconds),
+        label_format: wanted.label_format.clone(),
+        phone: config.shipping.from.phone.clone(),
+        email: config.shipping.from.email.clone(),
+        webhook: shippo::webhook::Settings {
+            token: wanted.webhook_token.clone(),
+            secret: wanted.webhook_secret.clone(),
+        },
+    };
+    let opened = Shippo::new(settings, clock);
+    opened.map(Some).map_err(|error| StartError::Setting(format!("shippo.{}: {}", error.setting, error.problem)))
 }
 
 fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {

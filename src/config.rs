@@ -1,12 +1,14 @@
 //! Settings: `config.toml` is the manual and the defaults, a file overrides it, variables override both.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
+use souk_actors::domain::{Address, Currency, Invalid, Money, Parcel, clean};
 use toml::{Table, Value};
 
 use crate::gateways::Secret;
@@ -18,6 +20,11 @@ const LIVE: &str = "https://api-m.paypal.com";
 /// Where its certificates are.
 const LIVE_CERT_URLS: [&str; 2] =
     ["https://api.paypal.com/v1/notifications/certs/", "https://api-m.paypal.com/v1/notifications/certs/"];
+
+/// Shippo's API, live and test.
+const SHIPPO: &str = "https://api.goshippo.com";
+/// What the sandbox's webhooks show; anybody can read it here.
+const SHIPPO_SANDBOX_TOKEN: &str = "souk";
 
 /// Why the settings cannot be used; said once, at start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +72,8 @@ pub struct Config {
     pub checkout: Checkout,
     pub staff: Staff,
     pub paypal: PayPal,
+    pub shippo: Shippo,
+    pub shipping: Shipping,
     pub sandbox: Sandbox,
     pub log: Log,
 }
@@ -131,6 +140,172 @@ pub struct PayPal {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see Config")]
+pub struct Shippo {
+    pub enabled: bool,
+    pub base_url: String,
+    pub api_key: Secret,
+    pub webhook_token: Secret,
+    pub webhook_secret: Secret,
+    pub timeout_seconds: u64,
+    pub connect_timeout_seconds: u64,
+    pub label_format: String,
+    pub services: Vec<String>,
+    pub markup_percent: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Shipping {
+    pub required: bool,
+    pub option_seconds: i64,
+    pub patience_seconds: u64,
+    pub unit_grams: i64,
+    pub methods: Vec<Method>,
+    pub from: Origin,
+    pub parcel: Parcel,
+}
+
+/// A method at flat prices.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Method {
+    pub code: String,
+    pub name: String,
+    pub prices: Amounts,
+    #[serde(default)]
+    pub free_above: Amounts,
+    #[serde(default)]
+    pub countries: Vec<String>,
+    #[serde(default)]
+    pub estimated_days: Option<u32>,
+}
+
+/// Amounts of money, one a currency: `{ USD = "5.00", EUR = "4.50" }`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct Amounts(BTreeMap<Currency, Money>);
+
+impl Amounts {
+    /// The one in this currency.
+    #[must_use]
+    pub fn of(&self, currency: Currency) -> Option<Money> {
+        self.0.get(&currency).copied()
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for Amounts {
+    type Error = String;
+    fn try_from(amounts: BTreeMap<String, String>) -> Result<Self, String> {
+        let read = |(code, amount): (String, String)| {
+            let currency: Currency = code.parse().map_err(|error| format!("{code}: {error}"))?;
+            let money = Money::parse(&amount, currency).map_err(|error| format!("{code} {amount}: {error}"))?;
+            Ok((currency, money))
+        };
+        amounts.into_iter().map(read).collect::<Result<_, String>>().map(Self)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct Origin {
+    pub name: String,
+    pub line1: String,
+    pub line2: String,
+    pub city: String,
+    pub region: String,
+    pub postal_code: String,
+    pub country: String,
+    pub phone: String,
+    pub email: String,
+}
+
+impl Origin {
+    /// Where parcels begin.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        Address {
+            name: self.name.clone(),
+            line1: self.line1.clone(),
+            line2: given(&self.line2),
+            city: self.city.clone(),
+            region: given(&self.region),
+            postal_code: self.postal_code.clone(),
+            country: self.country.clone(),
+        }
+    }
+
+    /// A street that carriers know, for a shop that is only tried out.
+    fn demo() -> Self {
+        Self {
+            name: "Souk".into(),
+            line1: "215 Clayton St".into(),
+            line2: String::new(),
+            city: "San Francisco".into(),
+            region: "CA".into(),
+            postal_code: "94117".into(),
+            country: "US".into(),
+            phone: "+1 555 341 9393".into(),
+            email: "souk@example.com".into(),
+        }
+    }
+}
+
+impl Shipping {
+    /// What could never be offered or sent.
+    fn check(&self, http_seconds: u64) -> Result<(), Invalid> {
+        if !(60..=604_800).contains(&self.option_seconds) {
+            return Err(Invalid::new("option_seconds", "is a minute to a week: a carrier's rates live no longer"));
+        }
+        if self.patience_seconds == 0 || self.patience_seconds >= http_seconds {
+            return Err(Invalid::new("patience_seconds", "is at least 1 and less than http.timeout_seconds"));
+        }
+        if !(1..=1_000_000).contains(&self.unit_grams) {
+            return Err(Invalid::new("unit_grams", "is 1 to 1000000"));
+        }
+        let Parcel { length_mm, width_mm, height_mm, grams } = self.parcel;
+        if ![length_mm, width_mm, height_mm].iter().all(|side| (1..=10_000).contains(side)) {
+            return Err(Invalid::new("parcel", "is 1 to 10000 mm long, wide and high"));
+        }
+        if !(0..=1_000_000).contains(&grams) {
+            return Err(Invalid::new("parcel.grams", "is 0 to 1000000"));
+        }
+        for (at, method) in self.methods.iter().enumerate() {
+            method.check().map_err(|wrong| Invalid { field: format!("methods[{at}].{}", wrong.field), ..wrong })?;
+            if self.methods[..at].iter().any(|other| other.code == method.code) {
+                return Err(Invalid::new(format!("methods[{at}].code"), "is another method's"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Method {
+    fn check(&self) -> Result<(), Invalid> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        if !(1..=64).contains(&self.code.len()) || !self.code.chars().all(plain) {
+            return Err(Invalid::new("code", "is 1 to 64 of a-z, 0-9, _ and -"));
+        }
+        if clean("name", &self.name, 120)?.is_empty() {
+            return Err(Invalid::new("name", "is missing"));
+        }
+        if self.prices.0.is_empty() {
+            return Err(Invalid::new("prices", "has a price in one currency at least"));
+        }
+        let is_country = |text: &String| text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase());
+        if !self.countries.iter().all(is_country) {
+            return Err(Invalid::new("countries", "is a list of two-letter country codes such as US"));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
 pub struct Sandbox {
     pub listen: SocketAddr,
     pub dir: PathBuf,
@@ -192,13 +367,13 @@ impl Config {
         if self.sandbox.dir.as_os_str().is_empty() {
             self.sandbox.dir = self.database.data_dir.join("sandbox");
         }
-        if self.sandbox.shippo_webhook_url.is_empty() {
-            self.sandbox.shippo_webhook_url = format!("{}/v1/webhooks/shippo?token=souk", self.http.public_url);
-        }
         match self.mode {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
         }
+        let shipping = self.shipping.check(self.http.timeout_seconds);
+        shipping.map_err(|invalid| wrong(&format!("shipping.{}", invalid.field), &invalid.problem))?;
+        self.check_carrier()?;
         let Checkout { hold_seconds, capture_margin_seconds, .. } = self.checkout;
         if capture_margin_seconds < 0 || hold_seconds <= capture_margin_seconds {
             let problem =
@@ -224,6 +399,65 @@ impl Config {
                 self.paypal.roots = self.sandbox.dir.join("root.pem");
             }
         }
+        if self.shippo.base_url.is_empty() {
+            self.shippo.base_url = format!("{sandbox}/shippo");
+            let known = [
+                (&mut self.shippo.api_key, self.sandbox.shippo_key.clone()),
+                (&mut self.shippo.webhook_token, SHIPPO_SANDBOX_TOKEN.into()),
+                (&mut self.shippo.webhook_secret, self.sandbox.shippo_webhook_secret.clone()),
+            ];
+            for (setting, known) in known {
+                if setting.expose().is_empty() {
+                    *setting = known;
+                }
+            }
+        }
+        if self.sandbox.shippo_webhook_url.is_empty() {
+            let (shop, token) = (&self.http.public_url, self.shippo.webhook_token.expose());
+            self.sandbox.shippo_webhook_url = format!("{shop}/v1/webhooks/shippo?token={token}");
+        }
+        if self.shipping.from.line1.is_empty() {
+            self.shipping.from = Origin::demo();
+        }
+    }
+
+    /// What a carrier needs, where there is one.
+    fn check_carrier(&mut self) -> Result<(), ConfigError> {
+        if self.shippo.base_url.is_empty() {
+            self.shippo.base_url = SHIPPO.to_owned();
+        }
+        if !self.has_carrier() {
+            return Ok(());
+        }
+        self.shipping.from.address().checked().map_err(|invalid| {
+            let field = invalid.field.replace("shipping_address", "shipping.from");
+            wrong(&field, &format!("{}: a carrier asks where parcels begin", invalid.problem))
+        })?;
+        if self.mode == Mode::Development {
+            return Ok(());
+        }
+        if self.shippo.base_url.trim_end_matches('/') != SHIPPO {
+            return Err(ConfigError::Production("shippo.base_url must be https://api.goshippo.com, not a sandbox"));
+        }
+        if self.shippo.api_key == self.sandbox.shippo_key {
+            return Err(ConfigError::Production("SOUK_SHIPPO__API_KEY must be your own, not the sandbox's"));
+        }
+        if (1..16).contains(&self.shippo.webhook_token.expose().len()) {
+            return Err(ConfigError::Production("SOUK_SHIPPO__WEBHOOK_TOKEN is shorter than 16 characters"));
+        }
+        Ok(())
+    }
+
+    /// Whether anybody is asked for rates and labels.
+    #[must_use]
+    pub fn has_carrier(&self) -> bool {
+        self.shippo.enabled && !self.shippo.api_key.expose().is_empty()
+    }
+
+    /// Whether parcels go to the sandbox of this installation.
+    #[must_use]
+    pub fn ships_by_sandbox(&self) -> bool {
+        self.has_carrier() && self.shippo.base_url == format!("http://{}/shippo", self.sandbox.listen)
     }
 
     fn check_production(&self) -> Result<(), ConfigError> {
@@ -308,16 +542,18 @@ fn set_variable(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigE
         _ => rest.to_lowercase().replace("__", "."),
     };
     let unknown = || wrong(name, &format!("there is no setting {path}"));
-    let slot = match path.split_once('.') {
-        Some((section, key)) => {
-            table.get_mut(section).and_then(Value::as_table_mut).and_then(|section| section.get_mut(key))
-        }
-        None => table.get_mut(&path).filter(|value| !value.is_table()),
-    };
+    let (sections, key) = path.rsplit_once('.').unwrap_or(("", &path));
+    let mut sections = sections.split('.').filter(|section| !section.is_empty());
+    let section = sections.try_fold(table, |table, section| table.get_mut(section).and_then(Value::as_table_mut));
+    let slot = section.and_then(|section| section.get_mut(key)).filter(|value| !value.is_table());
     let slot = slot.ok_or_else(unknown)?;
     *slot = match slot {
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong(name, &"is a whole number"))?),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong(name, &"is true or false"))?),
+        Value::Array(_) if text.starts_with('[') => {
+            let table: Table = format!("list = {text}").parse().map_err(|error| wrong(name, &error))?;
+            table.get("list").cloned().ok_or_else(|| wrong(name, &"is a list"))?
+        }
         Value::Array(_) => Value::Array(
             text.split(',').filter(|one| !one.is_empty()).map(|one| Value::String(one.trim().to_owned())).collect(),
         ),
@@ -388,6 +624,27 @@ mod tests {
             let settings: Vec<_> = real.into_iter().filter(|(name, _)| *name != wrong.0).chain([wrong]).collect();
             assert!(load(&settings).is_err(), "{wrong:?}");
         }
+        let carrier = [
+            ("SOUK_SHIPPO__API_KEY", "shippo_live_1"),
+            ("SOUK_SHIPPO__WEBHOOK_TOKEN", "0123456789abcdef"),
+            ("SOUK_SHIPPING__FROM__NAME", "Shop"),
+            ("SOUK_SHIPPING__FROM__LINE1", "1 Pier"),
+            ("SOUK_SHIPPING__FROM__CITY", "Boston"),
+            ("SOUK_SHIPPING__FROM__COUNTRY", "US"),
+        ];
+        let shipping: Vec<_> = real.into_iter().chain(carrier).collect();
+        let config = load(&shipping).expect("valid");
+        assert!(config.has_carrier() && config.shippo.base_url == SHIPPO);
+        for wrong in [
+            ("SOUK_SHIPPO__BASE_URL", "http://127.0.0.1:8081/shippo"),
+            ("SOUK_SHIPPO__API_KEY", "shippo_test_souk"),
+            ("SOUK_SHIPPO__WEBHOOK_TOKEN", SHIPPO_SANDBOX_TOKEN),
+            ("SOUK_SHIPPING__FROM__LINE1", ""),
+        ] {
+            let settings: Vec<_> =
+                shipping.iter().copied().filter(|(name, _)| *name != wrong.0).chain([wrong]).collect();
+            assert!(load(&settings).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
@@ -400,9 +657,57 @@ mod tests {
     }
 
     #[test]
+    fn flat_methods_are_checked_where_they_are_written() {
+        let methods = |text| load(&[("SOUK_SHIPPING__METHODS", text)]).map(|config| config.shipping.methods);
+        let good = methods(
+            r#"[{ code = "post", name = "Post", prices = { USD = "5.00", JPY = "700" }, free_above = { USD = "50.00" },
+                 countries = ["US"], estimated_days = 4 }, { code = "walk", name = "By foot", prices = { USD = "0" } }]"#,
+        )
+        .expect("valid");
+        let usd = "USD".parse().expect("known");
+        assert_eq!((good.len(), good[0].prices.of(usd)), (2, Some(Money::new(500, usd))));
+        assert_eq!(good[1].free_above.of(usd), None);
+        for bad in [
+            r#"[{ code = "post", name = "Post" }]"#,
+            r#"[{ code = "post", name = "Post", prices = {} }]"#,
+            r#"[{ code = "post", name = "Post", prices = { XXX = "5.00" } }]"#,
+            r#"[{ code = "post", name = "Post", prices = { USD = "5.001" } }]"#,
+            r#"[{ code = "post", name = "Post", prices = { USD = "-5" } }]"#,
+            r#"[{ code = "Post!", name = "Post", prices = { USD = "5" } }]"#,
+            r#"[{ code = "post", name = " ", prices = { USD = "5" } }]"#,
+            r#"[{ code = "post", name = "Post", prices = { USD = "5" }, countries = ["usa"] }]"#,
+            r#"[{ code = "post", name = "Post", prices = { USD = "5" }, color = "red" }]"#,
+            r#"[{ code = "a", name = "A", prices = { USD = "5" } }, { code = "a", name = "B", prices = { USD = "5" } }]"#,
+            "[",
+            "post",
+        ] {
+            assert!(methods(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_carrier_needs_its_key_and_a_place_where_parcels_begin() {
+        let config = load(&[]).expect("valid");
+        assert!(config.has_carrier() && config.ships_by_sandbox());
+        assert_eq!(config.shipping.from.city, "San Francisco");
+        assert!(!load(&[("SOUK_SHIPPO__ENABLED", "false")]).expect("valid").has_carrier());
+        let from = [("SOUK_SHIPPING__FROM__LINE1", "1 Pier"), ("SOUK_SHIPPING__FROM__COUNTRY", "us")];
+        assert!(load(&from).is_err());
+        for bad in [("OPTION_SECONDS", "0"), ("PATIENCE_SECONDS", "10"), ("PARCEL__WIDTH_MM", "0"), ("UNIT_GRAMS", "0")]
+        {
+            assert!(load(&[(&format!("SOUK_SHIPPING__{}", bad.0), bad.1)]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn no_secret_shows_in_a_debug_line() {
-        let config = load(&[("SOUK_STAFF_TOKEN", "hunter2"), ("SOUK_DATABASE__URL", "postgres://u:hunter2@h/d")])
-            .expect("valid");
+        let config = load(&[
+            ("SOUK_STAFF_TOKEN", "hunter2"),
+            ("SOUK_SHIPPO__API_KEY", "hunter2"),
+            ("SOUK_SHIPPO__WEBHOOK_TOKEN", "hunter2"),
+            ("SOUK_DATABASE__URL", "postgres://u:hunter2@h/d"),
+        ])
+        .expect("valid");
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -32,8 +32,8 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Address, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState, PaymentId, Quantity,
-        Refusal, ShortLine, SkuId, Who,
+        Address, ChosenShipping, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState, PaymentId,
+        Quantity, Refusal, ShortLine, SkuId, Who,
     },
     journal::Verdict,
     order::{self, Orders},
@@ -64,7 +64,9 @@ pub struct Checkout {
     pub fingerprint: [u8; 32],
     /// What is bought.
     pub lines: Vec<PricedLine>,
-    /// What it costs together.
+    /// How it is sent, where that was chosen.
+    pub shipping: Option<ChosenShipping>,
+    /// What it costs together, shipping included.
     pub total: Money,
     /// Whose it is.
     pub email: Email,
@@ -76,7 +78,7 @@ pub struct Checkout {
 
 impl Checkout {
     /// The last look before anything is decided: a line that names its SKU again would wait for its own promise, and a
-    /// total that is not its lines' would be charged.
+    /// total that is not its lines' and its shipping's would be charged.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         let mut sku_ids: Vec<SkuId> = self.lines.iter().map(|line| line.sku_id).collect();
         sku_ids.sort_unstable();
@@ -90,8 +92,11 @@ impl Checkout {
             let sum = line.unit_price.times(units).and_then(|price| total.plus(price));
             total = sum.map_err(|error| Invalid::new("lines", error.to_string()))?;
         }
+        if let Some(shipping) = &self.shipping {
+            total = total.plus(shipping.price).map_err(|error| Invalid::new("shipping", error.to_string()))?;
+        }
         if total != self.total {
-            return Err(Invalid::new("total", format!("is not what the lines cost, {total}")));
+            return Err(Invalid::new("total", format!("is not what the lines and their shipping cost, {total}")));
         }
         Ok(())
     }
@@ -361,6 +366,8 @@ impl Saga {
             address: json!(checkout.ship_to).to_string(),
             currency: checkout.total.currency.to_string(),
             total_minor: checkout.total.minor,
+            shipping_minor: checkout.shipping.as_ref().map_or(0, |shipping| shipping.price.minor),
+            shipping: checkout.shipping.as_ref().map(|shipping| json!(shipping.service).to_string()),
             deadline,
             status,
         }));
@@ -416,6 +423,8 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         deadline: placed.hold_expires_at,
         created_at: at,
         total: checkout.total,
+        shipping_minor: checkout.shipping.as_ref().map_or(0, |shipping| shipping.price.minor),
+        service: checkout.shipping.as_ref().map(|shipping| shipping.service.clone()),
         email: checkout.email.clone(),
         ship_to: checkout.ship_to.clone(),
         parts: Vec::<Part>::new(),

@@ -83,7 +83,9 @@ async fn serve(
     fault: Option<String>,
 ) -> Result<End, Failure> {
     let beside = match config.mode {
-        Mode::Development if config.uses_sandbox() => Some(Beside::start(config, file.as_deref()).await?),
+        Mode::Development if config.uses_sandbox() || config.ships_by_sandbox() => {
+            Some(Beside::start(config, file.as_deref()).await?)
+        }
         Mode::Development | Mode::Production => None,
     };
     let app = match App::start(config, connect, listener).await {

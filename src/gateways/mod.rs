@@ -5,6 +5,7 @@
 
 mod http;
 pub mod paypal;
+pub mod shippo;
 
 use std::{fmt, sync::Arc};
 

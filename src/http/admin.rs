@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     problem::{Answer, Problem},
-    shop::products::{self, NewProduct, NewSku, PriceTag, Product, Update, Which},
+    shop::products::{self, NewProduct, NewSku, PriceTag, Product, Size, Update, Which},
 };
 
 /// A product to be made.
@@ -50,6 +50,16 @@ pub(crate) struct SkuRequest {
     /// Units that are there.
     #[serde(default)]
     on_hand: i64,
+    /// What one weighs, 1 to 1 000 000 grams.
+    #[serde(default)]
+    grams: Option<i32>,
+    /// 1 to 10 000 millimetres, given with the other two or not at all.
+    #[serde(default)]
+    length_mm: Option<i32>,
+    #[serde(default)]
+    width_mm: Option<i32>,
+    #[serde(default)]
+    height_mm: Option<i32>,
 }
 
 /// What of a product is to change; what is not given stays.
@@ -58,21 +68,28 @@ pub(crate) struct SkuRequest {
 pub(crate) struct ProductUpdate {
     name: Option<String>,
     description: Option<String>,
-    /// New prices; a SKU without a price in the currency gets one.
+    /// New prices and sizes; a SKU without a price in the currency gets one.
     #[serde(default)]
-    skus: Vec<PriceUpdate>,
+    skus: Vec<SkuUpdate>,
 }
 
-/// A SKU's new price.
+/// A SKU's new price, size, or both.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PriceUpdate {
+pub(crate) struct SkuUpdate {
     #[schema(value_type = String)]
     sku_id: SkuId,
+    /// Given with its currency.
     #[schema(example = "12.50")]
-    price: String,
-    #[schema(value_type = String, example = "USD")]
-    currency: Currency,
+    price: Option<String>,
+    #[schema(value_type = Option<String>, example = "USD")]
+    currency: Option<Currency>,
+    /// What one weighs, 1 to 1 000 000 grams.
+    grams: Option<i32>,
+    /// 1 to 10 000 millimetres, given with the other two or not at all.
+    length_mm: Option<i32>,
+    width_mm: Option<i32>,
+    height_mm: Option<i32>,
 }
 
 /// A correction of stock: by `delta`, or to `set` if `expected` are on hand.
@@ -189,7 +206,9 @@ fn read_product(request: ProductRequest) -> Answer<NewProduct> {
     let sku = |(at, sku): (usize, SkuRequest)| {
         let price = Money::parse(&sku.price, currency);
         let price = price.map_err(|error| Invalid::new(format!("skus[{at}].price"), error.to_string()))?;
-        Ok(NewSku { code: sku.code, price, on_hand: sku.on_hand })
+        let SkuRequest { grams, length_mm, width_mm, height_mm, .. } = sku;
+        let size = Size { grams, length_mm, width_mm, height_mm };
+        Ok(NewSku { code: sku.code, price, on_hand: sku.on_hand, size })
     };
     let skus: Result<Vec<NewSku>, Invalid> = request.skus.into_iter().enumerate().map(sku).collect();
     let description = read_description(&request.description)?;
@@ -202,7 +221,7 @@ fn read_description(text: &str) -> Result<String, Invalid> {
     Ok(text.trim().to_owned())
 }
 
-/// Change a product's name, description or prices.
+/// Change a product's name, description, prices or sizes.
 #[utoipa::path(
     patch, path = "/v1/admin/products/{product_id}", tag = "staff", request_body = ProductUpdate, security(("staff" = [])),
     params(("product_id" = String, Path)),
@@ -222,14 +241,26 @@ pub(crate) async fn update_product(
 }
 
 fn read_update(request: ProductUpdate) -> Answer<Update> {
-    let price = |(at, row): (usize, PriceUpdate)| {
-        let price = Money::parse(&row.price, row.currency);
-        let price = price.map_err(|error| Invalid::new(format!("skus[{at}].price"), error.to_string()))?;
-        Ok((row.sku_id, price))
-    };
-    let prices: Result<Vec<_>, Invalid> = request.skus.into_iter().enumerate().map(price).collect();
+    let (mut prices, mut sizes) = (Vec::new(), Vec::new());
+    for (at, row) in request.skus.into_iter().enumerate() {
+        let field = |name: &str| format!("skus[{at}].{name}");
+        let SkuUpdate { sku_id, price, currency, grams, length_mm, width_mm, height_mm } = row;
+        match (price, currency) {
+            (Some(price), Some(currency)) => {
+                let price = Money::parse(&price, currency);
+                prices.push((sku_id, price.map_err(|error| Invalid::new(field("price"), error.to_string()))?));
+            }
+            (None, None) => {}
+            (Some(_), None) => return Err(Invalid::new(field("currency"), "is missing: of what is the price?").into()),
+            (None, Some(_)) => return Err(Invalid::new(field("price"), "is missing").into()),
+        }
+        let size = Size { grams, length_mm, width_mm, height_mm };
+        if size != Size::default() {
+            sizes.push((sku_id, size));
+        }
+    }
     let description = request.description.as_deref().map(read_description).transpose()?;
-    Ok(Update { name: request.name, description, prices: prices? })
+    Ok(Update { name: request.name, description, prices, sizes })
 }
 
 /// Correct a SKU's stock: by so many units, or to so many if as many are on hand as expected. With an Idempotency-Key a

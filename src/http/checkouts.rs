@@ -8,7 +8,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use souk_actors::domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId};
+use souk_actors::domain::{Address, ChosenShipping, Currency, Email, Money, OrderId, Quantity, SkuId};
 
 use super::{
     State,
@@ -38,7 +38,11 @@ pub(crate) struct CheckoutRequest {
     /// Where the goods go.
     #[schema(value_type = ShippingAddress)]
     shipping_address: Address,
-    /// If given and not the server's own total, nothing is placed: 409 `quote_changed` brings the new quote.
+    /// How the goods are sent: an `option` that `POST /v1/shipping/quotes` has offered for these lines, this currency and
+    /// this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shipping_option: Option<String>,
+    /// If given and not the server's own total, shipping included, nothing is placed: 409 `quote_changed` brings the new quote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PriceTag>)]
     expected_total: Option<Money>,
@@ -57,6 +61,13 @@ pub(crate) struct LineRequest {
     /// 1 to 1 000 000.
     #[schema(value_type = i64)]
     quantity: Quantity,
+}
+
+impl LineRequest {
+    /// What, and how many.
+    pub(super) fn wanted(&self) -> (SkuId, Quantity) {
+        (self.sku_id, self.quantity)
+    }
 }
 
 /// Where a parcel goes.
@@ -87,6 +98,9 @@ pub(crate) struct CheckoutAnswer {
     /// `awaiting_payment`; `confirmed` where there is nothing to pay.
     status: String,
     lines: Vec<LineAnswer>,
+    /// How the goods are sent, where that was chosen; a part of the total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipping: Option<ShippingAnswer>,
     total: PriceTag,
     /// The lines are given back then, unless the order is paid.
     hold_expires_at: DateTime<Utc>,
@@ -95,6 +109,20 @@ pub(crate) struct CheckoutAnswer {
     /// Where the buyer approves the payment, if one was asked for and the provider has answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     approve_url: Option<String>,
+}
+
+/// How an order is sent, and what the buyer pays for it.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct ShippingAnswer {
+    #[schema(example = "USPS Priority Mail")]
+    name: String,
+    price: PriceTag,
+}
+
+impl From<ChosenShipping> for ShippingAnswer {
+    fn from(shipping: ChosenShipping) -> Self {
+        Self { name: shipping.service.name, price: shipping.price.into() }
+    }
 }
 
 /// One line as it was bought.
@@ -117,7 +145,8 @@ pub(crate) struct LineAnswer {
     responses(
         (status = 201, body = CheckoutAnswer, description = "Placed; with Idempotent-Replayed: true if it was before"),
         (status = 400, body = Problem, description = "`idempotency_key_missing`, `malformed_json`"),
-        (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote"),
+        (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote; \
+            `shipping_option_expired` and `shipping_option_mismatch`: ask for shipping quotes again"),
         (status = 422, body = Problem, description = "`invalid`, `idempotency_key_reused`"),
         (status = 503, body = Problem, description = "`busy`, `unavailable`, `outcome_unknown`: ask again with the same key")
     )
@@ -153,10 +182,11 @@ fn read(key: String, request: &CheckoutRequest) -> Answer<Wish> {
         principal: guest(&email),
         key,
         fingerprint: fingerprint("checkout", request)?,
-        lines: request.lines.iter().map(|line| (line.sku_id, line.quantity)).collect(),
+        lines: request.lines.iter().map(LineRequest::wanted).collect(),
         email,
         ship_to: request.shipping_address.checked()?,
         currency: request.currency,
+        shipping_option: request.shipping_option.clone(),
         expected_total: request.expected_total,
         payment: request.payment.clone(),
     })
@@ -180,6 +210,7 @@ async fn answer(shop: &Shop, outcome: Outcome, payment: Option<&str>) -> Answer<
                 order_id: placed.order_id,
                 status: placed.status.to_string(),
                 lines: quote.lines.iter().map(line).collect(),
+                shipping: quote.shipping.map(ShippingAnswer::from),
                 total: quote.total.into(),
                 hold_expires_at: placed.hold_expires_at,
                 order_token: shop.keys.order_token(placed.order_id),
@@ -211,6 +242,7 @@ async fn replay(shop: &Shop, order_id: OrderId) -> Answer<CheckoutAnswer> {
         order_id,
         status: order.status.to_string(),
         lines: order.lines.into_iter().map(line).collect(),
+        shipping: order.shipping.map(ShippingAnswer::from),
         total: order.total.into(),
         hold_expires_at: order.hold_expires_at,
         order_token: shop.keys.order_token(order_id),

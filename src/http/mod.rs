@@ -10,6 +10,7 @@ mod orders;
 mod pages;
 mod products;
 mod serve;
+mod shipping;
 mod webhooks;
 
 use std::{
@@ -50,6 +51,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::list))
         .routes(routes!(products::by_slug))
         .routes(routes!(products::sku))
+        .routes(routes!(shipping::quotes))
+        .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
         .routes(routes!(orders::show))
         .routes(routes!(orders::events))
@@ -57,6 +60,7 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(orders::cancel))
         // providers
         .routes(routes!(webhooks::paypal))
+        .routes(routes!(webhooks::shippo))
         // staff
         .routes(routes!(admin::create_product))
         .routes(routes!(admin::update_product))

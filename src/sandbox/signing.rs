@@ -21,7 +21,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_RSA_SHA256, date_time_ymd,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, date_time_ymd,
 };
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 
@@ -176,7 +176,7 @@ fn establish(dir: &Path, year: i32) -> io::Result<()> {
     keep(dir, CERTIFICATE, 0o644, &certificate.pem())?;
     keep(dir, EXPIRED, 0o644, &expired.pem())?;
 
-    let mail = rsa_key()?;
+    let mail = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(io::Error::other)?;
     let mail_certificate = mail_leaf(Day::new_year(year - 1), Day::new_year(year + 10))?
         .signed_by(&mail, &root.1)
         .map_err(io::Error::other)?;
@@ -240,7 +240,7 @@ fn mail_leaf(from: Day, to: Day) -> io::Result<CertificateParams> {
     let name = rcgen::SanType::DnsName("localhost".try_into().map_err(io::Error::other)?);
     let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     params.subject_alt_names = addresses.map(rcgen::SanType::IpAddress).into_iter().chain([name]).collect();
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     Ok(params)

@@ -5,7 +5,7 @@ use souk_actors::{
     domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId},
 };
 
-use super::{Shop, quote::Quote};
+use super::{Shop, quote::Quote, shipping};
 use crate::problem::Problem;
 
 /// What a client asks for.
@@ -25,6 +25,8 @@ pub struct Wish {
     pub ship_to: Address,
     /// In which currency.
     pub currency: Currency,
+    /// How it is sent: an option as a shipping quote offered it.
+    pub shipping_option: Option<String>,
     /// What the client believes that it costs.
     pub expected_total: Option<Money>,
     /// The provider to announce the payment to at once.
@@ -57,6 +59,7 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
         key: wish.key,
         fingerprint: wish.fingerprint,
         lines: quoted.lines.clone(),
+        shipping: quoted.shipping.clone(),
         total: quoted.total,
         email: wish.email,
         ship_to: wish.ship_to,
@@ -69,7 +72,11 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
 }
 
 async fn quote(shop: &Shop, wish: &Wish) -> Result<Quote, Problem> {
-    let quote = shop.prices.quote(&wish.lines, wish.currency).await?;
+    let goods = shop.prices.quote(&wish.lines, wish.currency).await?;
+    let quote = match shipping::chosen(shop, wish.shipping_option.as_deref(), &goods, &wish.ship_to)? {
+        Some(shipping) => goods.sent_by(shipping)?,
+        None => goods,
+    };
     match wish.expected_total {
         Some(expected) if expected != quote.total => Err(changed(&quote)),
         _ => Ok(quote),
@@ -85,5 +92,6 @@ fn changed(quote: &Quote) -> Problem {
     Problem::new(axum::http::StatusCode::CONFLICT, "quote_changed", "The total has changed")
         .detail(format!("The total is {} now.", quote.total))
         .with("lines", lines)
+        .with("shipping", quote.shipping.as_ref().map(|shipping| shipping.price))
         .with("total", quote.total)
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use souk_actors::{Engine, domain::Money};
 use sqlx::PgPool;
 
-use super::products::{self, NewProduct, NewSku};
+use super::products::{self, NewProduct, NewSku, Size};
 use crate::problem::Problem;
 
 /// Name, description, and SKUs as code, price in cents, units on hand.
@@ -29,6 +29,7 @@ pub fn catalogue() -> Vec<NewProduct> {
         code: (*code).to_owned(),
         price: Money::new(*minor, usd),
         on_hand: *on_hand,
+        size: Size::default(),
     };
     let product = |(name, description, skus): &Demo| NewProduct {
         name: (*name).to_owned(),

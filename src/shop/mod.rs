@@ -5,6 +5,7 @@ pub mod demo;
 pub mod imports;
 pub mod products;
 pub mod quote;
+pub mod shipping;
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub struct Shop {
     pub keys: Keys,
     /// Verifies PayPal's webhooks.
     pub paypal: Arc<PayPal>,
+    /// What sending costs, and who is asked.
+    pub shipping: shipping::Shipping,
     /// Rules of the HTTP room.
     pub limits: Limits,
 }

@@ -1,8 +1,10 @@
 //! Products and their SKUs. Each write is one statement, so a client that goes away leaves nothing half-done; a new SKU's
 //! stock is opened by the engine right after, or, should that fail or the process die in between, by [`open_forgotten`].
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use souk_actors::{
     Engine,
     domain::{Currency, Invalid, Money, ProductId, Refusal, SkuId, change::Opening, clean},
@@ -41,6 +43,51 @@ pub struct Sku {
     pub price: Option<PriceTag>,
     /// Units that can be sold now.
     pub available: i64,
+    /// How large one is, as far as that is known.
+    #[serde(flatten)]
+    pub size: Size,
+}
+
+/// How large a unit is as it is packed: what quotes for shipping are made of. What is not known is assumed by the settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Size {
+    /// What it weighs, 1 to 1 000 000 grams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 450)]
+    pub grams: Option<i32>,
+    /// 1 to 10 000 millimetres, given with the other two or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_mm: Option<i32>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width_mm: Option<i32>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height_mm: Option<i32>,
+}
+
+impl Size {
+    /// Length, width and height, where they are known.
+    #[must_use]
+    pub fn sides(&self) -> Option<[i64; 3]> {
+        Some([self.length_mm?.into(), self.width_mm?.into(), self.height_mm?.into()])
+    }
+
+    fn check(&self, field: &str) -> Result<(), Invalid> {
+        if self.grams.is_some_and(|grams| !(1..=1_000_000).contains(&grams)) {
+            return Err(Invalid::new(format!("{field}.grams"), "is a whole number from 1 to 1000000"));
+        }
+        for (name, side) in [("length_mm", self.length_mm), ("width_mm", self.width_mm), ("height_mm", self.height_mm)]
+        {
+            if side.is_some_and(|side| !(1..=10_000).contains(&side)) {
+                return Err(Invalid::new(format!("{field}.{name}"), "is a whole number from 1 to 10000"));
+            }
+            if side.is_none() && [self.length_mm, self.width_mm, self.height_mm] != [None; 3] {
+                return Err(Invalid::new(format!("{field}.{name}"), "is missing: a size is given whole"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `{"amount":"12.50","currency":"USD"}`.
@@ -82,6 +129,8 @@ pub struct NewSku {
     pub price: Money,
     /// Units on hand.
     pub on_hand: i64,
+    /// How large one is.
+    pub size: Size,
 }
 
 /// The most SKUs that one product has.
@@ -112,6 +161,7 @@ pub async fn create(pool: &PgPool, engine: &Engine, new: NewProduct, at: DateTim
         prices: vec![sku.price.into()],
         price: Some(sku.price.into()),
         available: sku.on_hand,
+        size: sku.size,
     });
     Ok(Product { product_id, slug, name: new.name, description: new.description, skus: skus.collect() })
 }
@@ -140,6 +190,7 @@ fn checked(new: NewProduct) -> Result<NewProduct, Invalid> {
                 format!("is a whole number from 0 to {MOST_STOCK}"),
             ));
         }
+        sku.size.check(&format!("skus[{at}]"))?;
         skus.push(NewSku { code, ..sku });
     }
     Ok(NewProduct { name, slug, skus, description: new.description })
@@ -184,10 +235,12 @@ async fn insert(
         "with made as (
              insert into product (id, slug, name, description, created_at, updated_at) values ($1, $2, $3, $4, $5, $5)
          ), want as (
-             select * from unnest($6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::bigint[])
-                 with ordinality as w(id, code, first_stock, currency, minor, n)
+             select * from unnest($6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::bigint[], $11::int[], $12::int[],
+                 $13::int[], $14::int[])
+                 with ordinality as w(id, code, first_stock, currency, minor, grams, length_mm, width_mm, height_mm, n)
          ), sold as (
-             insert into sku (id, product_id, code, position, first_stock) select id, $1, code, n, first_stock from want
+             insert into sku (id, product_id, code, position, first_stock, grams, length_mm, width_mm, height_mm)
+             select id, $1, code, n, first_stock, grams, length_mm, width_mm, height_mm from want
          )
          insert into sku_price (sku_id, currency, minor) select id, currency, minor from want",
     )
@@ -201,6 +254,10 @@ async fn insert(
     .bind(new.skus.iter().map(|sku| sku.on_hand).collect::<Vec<_>>())
     .bind(new.skus.iter().map(|sku| sku.price.currency.to_string()).collect::<Vec<_>>())
     .bind(new.skus.iter().map(|sku| sku.price.minor).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.size.grams).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.size.length_mm).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.size.width_mm).collect::<Vec<_>>())
+    .bind(new.skus.iter().map(|sku| sku.size.height_mm).collect::<Vec<_>>())
     .execute(pool)
     .await?;
     Ok(())
@@ -230,6 +287,8 @@ pub struct Update {
     pub description: Option<String>,
     /// New prices of SKUs, added or replaced by currency.
     pub prices: Vec<(SkuId, Money)>,
+    /// How large SKUs are; a weight or a size that is not given stays.
+    pub sizes: Vec<(SkuId, Size)>,
 }
 
 /// Changes a product.
@@ -243,14 +302,27 @@ pub async fn update(pool: &PgPool, product_id: ProductId, update: &Update, at: D
     }
     let known: Vec<i64> =
         sqlx::query_scalar("select id from sku where product_id = $1").bind(product_id).fetch_all(pool).await?;
-    if let Some((sku_id, _)) = update.prices.iter().find(|(sku_id, _)| !known.contains(&sku_id.0)) {
+    let mut named = update.prices.iter().map(|(sku_id, _)| sku_id).chain(update.sizes.iter().map(|(sku_id, _)| sku_id));
+    if let Some(sku_id) = named.find(|sku_id| !known.contains(&sku_id.0)) {
         return Err(Invalid::new("skus", format!("{sku_id} is no SKU of this product")).into());
+    }
+    for (at, (sku_id, size)) in update.sizes.iter().enumerate() {
+        size.check("skus")?;
+        if update.sizes[..at].iter().any(|(other, _)| other == sku_id) {
+            return Err(Invalid::new("skus", "sizes one SKU twice").into());
+        }
     }
     let changed = sqlx::query(
         "with priced as (
              insert into sku_price (sku_id, currency, minor)
              select * from unnest($5::bigint[], $6::text[], $7::bigint[])
              on conflict (sku_id, currency) do update set minor = excluded.minor
+         ), sized as (
+             update sku set grams = coalesce(w.grams, sku.grams), length_mm = coalesce(w.length_mm, sku.length_mm),
+                 width_mm = coalesce(w.width_mm, sku.width_mm), height_mm = coalesce(w.height_mm, sku.height_mm)
+             from unnest($8::bigint[], $9::int[], $10::int[], $11::int[], $12::int[])
+                 as w(id, grams, length_mm, width_mm, height_mm)
+             where sku.id = w.id
          )
          update product set name = coalesce($2, name), description = coalesce($3, description), updated_at = $4
          where id = $1",
@@ -262,6 +334,11 @@ pub async fn update(pool: &PgPool, product_id: ProductId, update: &Update, at: D
     .bind(update.prices.iter().map(|(sku_id, _)| sku_id.0).collect::<Vec<_>>())
     .bind(update.prices.iter().map(|(_, price)| price.currency.to_string()).collect::<Vec<_>>())
     .bind(update.prices.iter().map(|(_, price)| price.minor).collect::<Vec<_>>())
+    .bind(update.sizes.iter().map(|(sku_id, _)| sku_id.0).collect::<Vec<_>>())
+    .bind(update.sizes.iter().map(|(_, size)| size.grams).collect::<Vec<_>>())
+    .bind(update.sizes.iter().map(|(_, size)| size.length_mm).collect::<Vec<_>>())
+    .bind(update.sizes.iter().map(|(_, size)| size.width_mm).collect::<Vec<_>>())
+    .bind(update.sizes.iter().map(|(_, size)| size.height_mm).collect::<Vec<_>>())
     .execute(pool)
     .await
     .map_err(twice)?;
@@ -321,6 +398,7 @@ pub async fn find(pool: &PgPool, engine: &Engine, which: &Which) -> Result<Vec<P
     let sku_id = if let Which::Sku(sku_id) = which { Some(*sku_id) } else { None };
     let rows = sqlx::query(
         "select p.id as product_id, p.slug, p.name, p.description, s.id as sku_id, s.code,
+             s.grams, s.length_mm, s.width_mm, s.height_mm,
              array_agg(c.currency order by c.currency) filter (where c.currency is not null) as currencies,
              array_agg(c.minor order by c.currency) filter (where c.currency is not null) as minors
          from (
@@ -331,7 +409,7 @@ pub async fn find(pool: &PgPool, engine: &Engine, which: &Which) -> Result<Vec<P
          ) p
          join sku s on s.product_id = p.id
          left join sku_price c on c.sku_id = s.id
-         group by p.id, p.slug, p.name, p.description, s.id, s.code, s.position
+         group by p.id, p.slug, p.name, p.description, s.id
          order by p.id desc, s.position",
     )
     .bind(before)
@@ -366,12 +444,34 @@ fn assemble(rows: &[PgRow]) -> Result<Vec<Product>, sqlx::Error> {
         };
         let prices: Vec<PriceTag> = currencies.iter().zip(minors).filter_map(tag).collect();
         let price = prices.first().cloned();
-        let sku = Sku { sku_id: row.try_get("sku_id")?, code: row.try_get("code")?, prices, price, available: 0 };
+        let (sku_id, code) = (row.try_get("sku_id")?, row.try_get("code")?);
+        let sku = Sku { sku_id, code, prices, price, available: 0, size: size(row)? };
         if let Some(product) = products.last_mut() {
             product.skus.push(sku);
         }
     }
     Ok(products)
+}
+
+fn size(row: &PgRow) -> Result<Size, sqlx::Error> {
+    Ok(Size {
+        grams: row.try_get("grams")?,
+        length_mm: row.try_get("length_mm")?,
+        width_mm: row.try_get("width_mm")?,
+        height_mm: row.try_get("height_mm")?,
+    })
+}
+
+/// How large each of these SKUs is.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn sizes(pool: &PgPool, sku_ids: &[SkuId]) -> Result<HashMap<SkuId, Size>, sqlx::Error> {
+    let rows = sqlx::query("select id, grams, length_mm, width_mm, height_mm from sku where id = any($1)")
+        .bind(sku_ids.iter().map(|sku_id| sku_id.0).collect::<Vec<_>>())
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, size(row)?))).collect()
 }
 
 async fn fill_available(engine: &Engine, products: &mut [Product]) -> Result<(), Refusal> {

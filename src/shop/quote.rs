@@ -9,7 +9,7 @@ use std::{
 use moka::future::Cache;
 use souk_actors::{
     PricedLine,
-    domain::{Currency, Invalid, Money, Quantity, SkuId},
+    domain::{ChosenShipping, Currency, Invalid, Money, Quantity, SkuId},
 };
 use sqlx::PgPool;
 
@@ -23,8 +23,22 @@ pub const MOST_LINES: usize = 1_000;
 pub struct Quote {
     /// The lines, in the order in which their SKUs were first named.
     pub lines: Vec<PricedLine>,
-    /// What they cost together.
+    /// How they are sent, where that was chosen.
+    pub shipping: Option<ChosenShipping>,
+    /// What it costs together, shipping included.
     pub total: Money,
+}
+
+impl Quote {
+    /// The same, sent in this way.
+    ///
+    /// # Errors
+    /// 422 where it is too much to be charged.
+    pub fn sent_by(self, shipping: ChosenShipping) -> Result<Self, Invalid> {
+        let total = self.total.plus(shipping.price);
+        let total = total.map_err(|_| Invalid::new("shipping_option", "costs more than can be charged"))?;
+        Ok(Self { shipping: Some(shipping), total, ..self })
+    }
 }
 
 /// Prices by SKU and currency.
@@ -64,7 +78,7 @@ impl Prices {
             total = total.plus(line).map_err(too_much)?;
             priced.push(PricedLine { sku_id, quantity, unit_price });
         }
-        Ok(Quote { lines: priced, total })
+        Ok(Quote { lines: priced, shipping: None, total })
     }
 
     async fn of(&self, lines: &[(SkuId, i64)], currency: Currency) -> Result<Vec<Money>, Problem> {

@@ -10,8 +10,8 @@ trap 'rm -rf "$work"' EXIT
 
 python3 -m venv "$work/python"
 "$work/python/bin/pip" install --quiet shippo==3.9.0
-"$work/python/bin/python" "$here/shippo.py" "$base" "$key"
+"$work/python/bin/python" "$here/shippo_python.py" "$base" "$key"
 
-cp "$here/shippo.mjs" "$work/"
+cp "$here/shippo_node.mjs" "$work/"
 (cd "$work" && npm install --silent --no-save shippo@2.18.0)
-(cd "$work" && node shippo.mjs "$base" "$key")
+(cd "$work" && node shippo_node.mjs "$base" "$key")

@@ -21,12 +21,15 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/products"),
     ("get", "/v1/products/{slug}"),
     ("get", "/v1/skus/{sku_id}"),
+    ("post", "/v1/shipping/quotes"),
+    ("post", "/v1/shipping/addresses"),
     ("post", "/v1/checkouts"),
     ("get", "/v1/orders/{order_id}"),
     ("get", "/v1/orders/{order_id}/events"),
     ("post", "/v1/orders/{order_id}/payments"),
     ("post", "/v1/orders/{order_id}/cancel"),
     ("post", "/v1/webhooks/paypal"),
+    ("post", "/v1/webhooks/shippo"),
     ("post", "/v1/admin/products"),
     ("patch", "/v1/admin/products/{product_id}"),
     ("post", "/v1/admin/skus/{sku_id}/stock"),
@@ -128,12 +131,20 @@ impl Counter {
         let mut checkout = basket(&[(sku_id, 1)]);
         checkout["shipping_address"]["line2"] = json!("Flat 2");
         checkout["expected_total"] = json!({ "amount": "12.50", "currency": "USD" });
-        let sku = json!({ "code": "CODE", "price": "12.50", "on_hand": 1 });
+        checkout["shipping_option"] = json!("an.option");
+        let address = checkout["shipping_address"].clone();
+        let line = json!({ "sku_id": sku_id, "quantity": 1 });
+        let parcel = json!({ "lines": [line], "currency": "USD", "shipping_address": address });
+        let sku = json!({ "code": "CODE", "price": "12.50", "on_hand": 1, "grams": 450, "length_mm": 100, "width_mm": 80,
+            "height_mm": 60 });
         let product =
             json!({ "name": "Lamp", "currency": "USD", "description": "Bright.", "slug": "lamp", "skus": [sku] });
-        let price = json!({ "sku_id": sku_id, "price": "13.00", "currency": "USD" });
+        let price = json!({ "sku_id": sku_id, "price": "13.00", "currency": "USD", "grams": 450, "length_mm": 100,
+            "width_mm": 80, "height_mm": 60 });
         let change = json!({ "name": "Lamp", "description": "Brighter.", "skus": [price] });
         vec![
+            (Method::POST, "/v1/shipping/quotes".into(), parcel),
+            (Method::POST, "/v1/shipping/addresses".into(), address),
             (Method::POST, "/v1/checkouts".into(), checkout),
             (Method::POST, placed.path("/payments"), json!({ "provider": "paypal" })),
             (Method::POST, "/v1/admin/products".into(), product),

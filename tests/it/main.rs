@@ -18,6 +18,7 @@ mod ractor;
 mod sandbox;
 mod sandbox_mail;
 mod sandbox_shippo;
+mod shipping;
 mod stock;
 mod supervision;
 mod support;

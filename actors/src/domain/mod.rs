@@ -25,7 +25,7 @@ pub use import::{
 };
 pub use money::{Currency, Money, MoneyError};
 pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
-pub use parcel::{Parcel, Service};
+pub use parcel::{ChosenShipping, Parcel, Service};
 pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
 pub use refusal::{Refusal, ShortLine};
 pub use stock::{Book, Counters, Short};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Money;
+
 /// Size and weight of a box. Whole millimetres and grams: no rounding, no unit to forget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parcel {
@@ -26,4 +28,13 @@ pub struct Service {
     pub token: String,
     /// What buyers see, e.g. `USPS Priority Mail`.
     pub name: String,
+}
+
+/// A way of sending, and what the buyer pays for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChosenShipping {
+    /// Which.
+    pub service: Service,
+    /// At what price, a part of the order's total.
+    pub price: Money,
 }

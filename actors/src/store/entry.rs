@@ -53,8 +53,12 @@ pub struct Placement {
     pub address: String,
     /// In which currency.
     pub currency: String,
-    /// What it costs.
+    /// What it costs, shipping included.
     pub total_minor: i64,
+    /// What of that is shipping.
+    pub shipping_minor: i64,
+    /// How it is sent, as JSON, where that was chosen.
+    pub shipping: Option<String>,
     /// When its hold ends.
     pub deadline: DateTime<Utc>,
     /// `awaiting_payment`, or `confirmed` where there is nothing to pay.
@@ -132,7 +136,8 @@ impl Entry {
     pub fn weight(&self) -> usize {
         let changes = self.changes.as_ref().map_or(0, |c| {
             let turns = c.chunk.as_ref().map_or(0, |chunk| chunk.turns.len() * 3);
-            c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + c.adjustments.len() + turns + 4
+            let stock = c.parts.len() + c.splits.len() + c.openings.len() + c.adjustments.len();
+            stock + c.events.len() + c.facts.len() + turns + 4
         });
         2 + self.lines.len() * 2 + changes
     }

@@ -6,8 +6,8 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::load;
 use crate::domain::{
-    Address, Counters, Currency, Money, NextStep, Order, OrderId, OrderStatus, PartState, PaymentId, PaymentState,
-    PaymentSummary, Refund, SkuId,
+    Address, ChosenShipping, Counters, Currency, Money, NextStep, Order, OrderId, OrderStatus, PartState, PaymentId,
+    PaymentState, PaymentSummary, Refund, SkuId,
 };
 
 /// An order as its buyer and staff see it.
@@ -27,6 +27,8 @@ pub struct OrderView {
     pub next: NextStep,
     /// What was bought.
     pub lines: Vec<LineView>,
+    /// How it is sent, and what of the total that is.
+    pub shipping: Option<ChosenShipping>,
     /// What it costs.
     pub total: Money,
     /// When its hold ends, or ended.
@@ -54,7 +56,7 @@ pub struct LineView {
     pub unit_price: Money,
     /// What the line costs.
     pub total: Money,
-    /// Where its newest reservation stands.
+    /// Where it stands: while any of it is reserved that, else its newest reservation.
     pub reservation: PartState,
 }
 
@@ -75,17 +77,12 @@ pub struct PaymentView {
 impl From<&Order> for OrderView {
     fn from(order: &Order) -> Self {
         let money = |minor| Money::new(minor, order.total.currency);
-        let line = |part: &crate::domain::Part| LineView {
+        let line = |part: crate::domain::Part| LineView {
             sku_id: part.sku_id,
             quantity: part.quantity,
             unit_price: money(part.unit_price_minor),
             total: money(part.unit_price_minor * part.quantity),
-            reservation: order
-                .parts
-                .iter()
-                .rev()
-                .find(|newer| newer.line == part.line)
-                .map_or(part.state, |newest| newest.state),
+            reservation: order.line_state(&part),
         };
         let payment = |payment: &crate::domain::Payment| PaymentView {
             payment_id: payment.id,
@@ -105,6 +102,10 @@ impl From<&Order> for OrderView {
             hold_reason: order.hold_reason.clone(),
             next: order.next_step(),
             lines: order.lines().map(line).collect(),
+            shipping: order
+                .service
+                .clone()
+                .map(|service| ChosenShipping { service, price: money(order.shipping_minor) }),
             total: order.total,
             hold_expires_at: order.deadline,
             created_at: order.created_at,

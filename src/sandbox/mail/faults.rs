@@ -105,19 +105,17 @@ impl Faults {
 
     /// The code that asks to come again, in this moment.
     pub(super) fn greylists(&self, moment: Moment) -> Option<u16> {
-        self.strike(|fault| match fault {
-            Fault::Greylist { code, at } if *at == moment => Some(*code),
-            _ => None,
+        self.strike(|fault| {
+            let Fault::Greylist { code, at } = fault else { return None };
+            (*at == moment).then_some(*code)
         })
     }
 
     /// The code that refuses this recipient.
     pub(super) fn refuses(&self, recipient: &str) -> Option<u16> {
-        self.strike(|fault| match fault {
-            Fault::Refuse { code, to } if to.as_ref().is_none_or(|part| recipient.contains(part.as_str())) => {
-                Some(*code)
-            }
-            _ => None,
+        self.strike(|fault| {
+            let Fault::Refuse { code, to } = fault else { return None };
+            to.as_ref().is_none_or(|part| recipient.contains(part.as_str())).then_some(*code)
         })
     }
 
@@ -131,10 +129,9 @@ impl Faults {
 
     /// Whether the connection is cut after the last dot, and if so whether the message is kept.
     pub(super) fn drops_after_data(&self) -> Option<bool> {
-        self.strike(|fault| match fault {
-            Fault::DropAfterKept => Some(true),
-            Fault::DropAfterLost => Some(false),
-            _ => None,
+        self.strike(|fault| {
+            let keeps = matches!(fault, Fault::DropAfterKept);
+            (keeps || matches!(fault, Fault::DropAfterLost)).then_some(keeps)
         })
     }
 

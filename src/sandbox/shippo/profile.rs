@@ -124,9 +124,10 @@ fn without_zones(value: &mut Value) {
         Value::Object(object) => {
             for (name, value) in object.iter_mut() {
                 let is_time = ["object_created", "object_updated", "status_date"].contains(&name.as_str());
-                match value {
-                    Value::String(time) if is_time => *time = time.trim_end_matches('Z').to_owned(),
-                    other => without_zones(other),
+                if is_time && let Value::String(time) = value {
+                    *time = time.trim_end_matches('Z').to_owned();
+                } else {
+                    without_zones(value);
                 }
             }
         }

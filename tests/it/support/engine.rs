@@ -221,6 +221,7 @@ pub(crate) fn basket(lines: &[(SkuId, i64)]) -> Checkout {
         key: format!("key-{number}"),
         fingerprint: fingerprint("basket"),
         lines: lines.iter().map(line).collect(),
+        shipping: None,
         total: usd(total),
         email: "ann@shop.example".parse().expect("an address"),
         ship_to: address(),

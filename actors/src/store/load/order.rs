@@ -5,7 +5,7 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 use super::{odd, word};
 use crate::domain::{
     About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, Part, Payment, PaymentId, Refund, RefundId,
-    ShipmentId, Task, TaskId,
+    Service, ShipmentId, Task, TaskId,
 };
 
 /// An order with all that decisions about it need.
@@ -14,7 +14,8 @@ use crate::domain::{
 /// changes nothing and loads again.
 pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Order>, sqlx::Error> {
     let Some(row) = sqlx::query(
-        "select version, status::text, hold_reason, email, address, currency, total_minor, deadline, created_at,
+        "select version, status::text, hold_reason, email, address, currency, total_minor, shipping_minor, shipping, deadline,
+             created_at,
              (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event
          from customer_order o where id = $1",
     )
@@ -34,6 +35,8 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         deadline: row.try_get("deadline")?,
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
+        shipping_minor: row.try_get("shipping_minor")?,
+        service: row.try_get::<Option<sqlx::types::Json<Service>>, _>("shipping")?.map(|service| service.0),
         email: row.try_get::<String, _>("email")?.parse::<Email>().map_err(odd)?,
         ship_to: row.try_get::<sqlx::types::Json<Address>, _>("address")?.0,
         parts: parts(pool, order_id).await?,
@@ -46,7 +49,8 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {
     let rows = sqlx::query(
-        "select part, line, sku_id, quantity, unit_price_minor, state::text from reservation where order_id = $1 order by part",
+        "select part, line, sku_id, quantity, unit_price_minor, state::text, split_of from reservation
+         where order_id = $1 order by part",
     )
     .bind(order_id)
     .fetch_all(pool)
@@ -59,6 +63,7 @@ async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Erro
             quantity: row.try_get("quantity")?,
             unit_price_minor: row.try_get("unit_price_minor")?,
             state: word(row, "state")?,
+            split_of: row.try_get("split_of")?,
         })
     };
     rows.iter().map(read).collect()

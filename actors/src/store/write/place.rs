@@ -22,15 +22,16 @@ macro_rules! place_sql {
              select ref_id from want_key except select ref_id from kept
          ), placed as (
              insert into customer_order
-                 (id, version, status, email, address, currency, total_minor, deadline, created_at)
-             select o.id, 1, o.status::order_status, o.email, o.address::jsonb, o.currency, o.total_minor, o.deadline, o.at
+                 (id, version, status, email, address, currency, total_minor, deadline, created_at, shipping_minor, shipping)
+             select o.id, 1, o.status::order_status, o.email, o.address::jsonb, o.currency, o.total_minor, o.deadline, o.at,
+                 o.shipping_minor, o.shipping::jsonb
              from fence, unnest($9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
-                 $15::timestamptz[], $16::timestamptz[])
-                 as o(id, status, email, address, currency, total_minor, deadline, at)
+                 $15::timestamptz[], $16::timestamptz[], $17::bigint[], $18::text[])
+                 as o(id, status, email, address, currency, total_minor, deadline, at, shipping_minor, shipping)
              where o.id not in (select ref_id from dead)
          ), want_line as materialized (
-             select l.* from fence, unnest($17::bigint[], $18::int[], $19::int[], $20::bigint[], $21::bigint[], $22::bigint[],
-                 $23::text[], $24::text[], $25::timestamptz[])
+             select l.* from fence, unnest($19::bigint[], $20::int[], $21::int[], $22::bigint[], $23::bigint[], $24::bigint[],
+                 $25::text[], $26::text[], $27::timestamptz[])
                  with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at, n)
              where l.order_id not in (select ref_id from dead)
          ), reserved as (
@@ -38,7 +39,7 @@ macro_rules! place_sql {
              select order_id, part, line, sku_id, quantity, unit_price_minor, state::reservation_state from want_line
          ), written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
-             select $26 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
+             select $28 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
              returning sku_id, d_on_hand, d_reserved
          ), ",
             stock_by_ledger!(),
@@ -86,6 +87,8 @@ pub(super) async fn place(
         .bind(column(&orders, |(_, order)| order.total_minor))
         .bind(column(&orders, |(_, order)| order.deadline))
         .bind(column(&orders, |(entry, _)| entry.at))
+        .bind(column(&orders, |(_, order)| order.shipping_minor))
+        .bind(column(&orders, |(_, order)| order.shipping.as_deref()))
         .bind(column(&lines, |(_, line)| line.order_id.0))
         .bind(column(&lines, |(_, line)| line.part))
         .bind(column(&lines, |(_, line)| line.line))

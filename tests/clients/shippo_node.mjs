@@ -16,11 +16,12 @@ assert((await client.addresses.get(made.objectId)).isComplete);
 assert((await client.addresses.validate(made.objectId)).validationResults.isValid);
 assert.equal((await client.parcels.create(parcel)).weight, "450");
 
-const item = await client.customsItems.create({
+const item = {
   description: "Lamp", quantity: 2, netWeight: "200", massUnit: "g", valueAmount: "12.50", valueCurrency: "USD", originCountry: "US",
-});
+};
+assert.equal((await client.customsItems.create(item)).quantity, 2);
 const papers = await client.customsDeclarations.create({
-  certify: true, certifySigner: "Ada", contentsType: "MERCHANDISE", items: [item.objectId], nonDeliveryOption: "RETURN",
+  certify: true, certifySigner: "Ada", contentsType: "MERCHANDISE", items: [item], nonDeliveryOption: "RETURN",
 });
 
 const shipment = (country, customsDeclaration) =>
@@ -31,12 +32,13 @@ assert.equal((await shipment("DE", papers.objectId)).rates[0].currencyLocal, "EU
 const home = await shipment("US");
 assert.equal((await client.shipments.get(home.objectId)).status, "SUCCESS");
 assert.equal((await client.rates.get(home.rates[0].objectId)).amount, home.rates[0].amount);
-assert.equal((await client.rates.listShipmentRates({ shipmentId: home.objectId })).results.length, 4);
+assert.equal((await client.rates.listShipmentRates(home.objectId)).results.length, 4);
 
 const rate = home.rates[0].objectId;
 const label = await client.transactions.create({ rate, async: false, metadata: "shp_1", labelFileType: "PDF_4x6" });
 assert.equal(label.status, "SUCCESS");
 assert.equal((await client.transactions.create({ rate, async: true })).status, "QUEUED");
+assert.equal((await client.transactions.list({ rate })).results.length, 2);
 assert.equal((await client.transactions.get(label.objectId)).trackingNumber, label.trackingNumber);
 const instant = await client.transactions.create({
   shipment: { addressFrom: address(), addressTo: address(), parcels: [parcel] },

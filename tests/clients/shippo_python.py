@@ -3,7 +3,7 @@
 import sys
 
 import shippo
-from shippo.models import components
+from shippo.models import components, operations
 
 base, key = sys.argv[1], sys.argv[2]
 client = shippo.Shippo(api_key_header=key, shippo_api_version="2018-02-08", server_url=base)
@@ -24,11 +24,12 @@ assert client.addresses.get(made.object_id).is_complete
 assert client.addresses.validate(made.object_id).validation_results.is_valid
 assert client.parcels.create(parcel()).weight == "450"
 
-item = client.customs_items.create(components.CustomsItemCreateRequest(
+item = components.CustomsItemCreateRequest(
     description="Lamp", quantity=2, net_weight="200", mass_unit=components.WeightUnitEnum.G, value_amount="12.50", value_currency="USD",
-    origin_country="US"))
+    origin_country="US")
+assert client.customs_items.create(item).quantity == 2
 papers = client.customs_declarations.create(components.CustomsDeclarationCreateRequest(
-    certify=True, certify_signer="Ada", contents_type=components.CustomsDeclarationContentsTypeEnum.MERCHANDISE, items=[item.object_id],
+    certify=True, certify_signer="Ada", contents_type=components.CustomsDeclarationContentsTypeEnum.MERCHANDISE, items=[item],
     non_delivery_option=components.CustomsDeclarationNonDeliveryOptionEnum.RETURN))
 
 
@@ -50,17 +51,17 @@ assert label.status == components.TransactionStatusEnum.SUCCESS and label.label_
 queued = client.transactions.create(components.TransactionCreateRequest(rate=home.rates[0].object_id, async_=True))
 assert queued.status == components.TransactionStatusEnum.QUEUED
 assert client.transactions.get(label.object_id).tracking_number == label.tracking_number
-assert len(client.transactions.list().results) == 2
+assert len(client.transactions.list(operations.ListTransactionsRequest(rate=home.rates[0].object_id)).results) == 2
 instant = client.transactions.create(components.InstantTransactionCreateRequest(
     shipment=components.ShipmentCreateRequest(address_from=address(), address_to=address(), parcels=[parcel()]),
     carrier_account=home.rates[0].carrier_account, servicelevel_token="usps_priority"))
 assert instant.status == components.TransactionStatusEnum.SUCCESS
 
 assert client.tracking_status.get("SHIPPO_TRANSIT", "shippo").tracking_status.status == components.TrackingStatusEnum.TRANSIT
-track = client.tracking_status.create(components.TracksRequest(carrier="usps", tracking_number=label.tracking_number))
+track = client.tracking_status.create(carrier="usps", tracking_number=label.tracking_number)
 assert track.transaction == label.object_id
 
-refund = client.refunds.create(components.RefundRequestBody(transaction=label.object_id))
+refund = client.refunds.create(transaction=label.object_id)
 assert client.refunds.get(refund.object_id).transaction == label.object_id
 
 hook = client.webhooks.create_webhook(components.WebhookUpdateRequest(
