@@ -5,6 +5,7 @@ mod draft;
 mod fact;
 mod ids;
 mod money;
+pub(crate) mod notice;
 mod order;
 mod parcel;
 mod payment;
@@ -18,8 +19,11 @@ pub mod change;
 pub use command::{Command, Commanded};
 pub use draft::Draft;
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
-pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
+pub use ids::{
+    EventSeq, IdError, NoticeId, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, SubscriptionId, TaskId,
+};
 pub use money::{Currency, Money, MoneyError};
+pub use notice::{Channel, MAILED, NoticeState, Subscription};
 pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
 pub use parcel::{Parcel, Service};
 pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};

@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    domain::{OrderId, OrderStatus, PartState, SkuId, Who, change::Changes},
+    domain::{OrderId, OrderStatus, PartState, SkuId, Who, change::{Changes, NoticeRow}},
     shelf::Hold,
 };
 
@@ -24,6 +24,8 @@ pub struct Entry {
     pub lines: Vec<Line>,
     /// Everything else.
     pub changes: Option<Box<Changes>>,
+    /// Who is to hear of its events; the journal fills it in.
+    pub notices: Vec<NoticeRow>,
     /// Promises to take stock away, kept until this is settled.
     pub holds: Vec<Hold>,
 }
@@ -105,7 +107,16 @@ impl Entry {
     /// An entry of nothing yet.
     #[must_use]
     pub fn new(at: DateTime<Utc>, who: Who) -> Self {
-        Self { at, who, key: None, place: None, lines: Vec::new(), changes: None, holds: Vec::new() }
+        Self {
+            at,
+            who,
+            key: None,
+            place: None,
+            lines: Vec::new(),
+            changes: None,
+            notices: Vec::new(),
+            holds: Vec::new(),
+        }
     }
 
     /// What takes this entry out of a batch whose conflicts are `ids`, if anything does.
@@ -129,7 +140,7 @@ impl Entry {
     pub fn weight(&self) -> usize {
         let changes =
             self.changes.as_ref().map_or(0, |c| c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + 4);
-        2 + self.lines.len() * 2 + changes
+        2 + self.lines.len() * 2 + self.notices.len() + changes
     }
 
     /// Every SKU whose counters this entry changes.
