@@ -19,6 +19,9 @@ const LIVE: &str = "https://api-m.paypal.com";
 const LIVE_CERT_URLS: [&str; 2] =
     ["https://api.paypal.com/v1/notifications/certs/", "https://api-m.paypal.com/v1/notifications/certs/"];
 
+/// The sender of a shop that has not been given one.
+const EXAMPLE_SENDER: &str = "Souk <souk@shop.example>";
+
 /// Why the settings cannot be used; said once, at start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -65,6 +68,8 @@ pub struct Config {
     pub checkout: Checkout,
     pub staff: Staff,
     pub paypal: PayPal,
+    pub mail: Mail,
+    pub merchant_webhooks: MerchantWebhooks,
     pub sandbox: Sandbox,
     pub log: Log,
 }
@@ -130,9 +135,29 @@ pub struct PayPal {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see Config")]
+pub struct Mail {
+    pub url: String,
+    pub user: String,
+    pub password: Secret,
+    pub from: String,
+    pub timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct MerchantWebhooks {
+    pub timeout_seconds: u64,
+    pub connect_timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
 pub struct Sandbox {
     pub listen: SocketAddr,
     pub dir: PathBuf,
+    pub smtp_listen: SocketAddr,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -208,6 +233,9 @@ impl Config {
                 self.paypal.client_secret = "sandbox".into();
             }
         }
+        if self.mail.url.is_empty() {
+            self.mail.url = format!("smtp://{}", self.sandbox.smtp_listen);
+        }
         if self.uses_sandbox() {
             if self.paypal.cert_urls.is_empty() {
                 self.paypal.cert_urls = vec![format!("{sandbox}/v1/notifications/certs/")];
@@ -241,6 +269,9 @@ impl Config {
         }
         if self.paypal.client_secret.expose().is_empty() {
             return Err(ConfigError::Production("SOUK_PAYPAL__CLIENT_SECRET is missing"));
+        }
+        if !self.mail.url.is_empty() && self.mail.from == EXAMPLE_SENDER {
+            return Err(ConfigError::Production("mail.from must be an address of your own"));
         }
         if self.staff.token.expose().len() < 16 {
             return Err(ConfigError::Production("SOUK_STAFF_TOKEN is missing or shorter than 16 characters"));

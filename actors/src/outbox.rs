@@ -36,7 +36,7 @@ const AT_ONCE: usize = 8;
 /// News told by one way out at once.
 const IN_ALL: usize = 64;
 /// The longest that a try may take, whatever the gateway's own limits come to.
-const LONGEST: Duration = Duration::from_secs(90);
+const LONGEST: Duration = Duration::from_secs(180);
 /// How long an engine that stops waits for news that are on their way.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A subscription that no call has reached for so long is called no more.
@@ -50,8 +50,8 @@ fn patience(channel: Channel, tries: i32) -> Option<TimeDelta> {
     let seconds: &[i64] = match channel {
         // a mail server that is down for a weekend loses nothing: six hours apart, for three days
         Channel::Mail => &[
-            30, 120, 600, 3_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600,
-            21_600,
+            30, 120, 600, 3_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600, 21_600,
+            21_600, 21_600,
         ],
         // 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: as Standard Webhooks recommends
         Channel::Merchants => &[5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400],

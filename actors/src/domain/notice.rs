@@ -102,7 +102,8 @@ impl Subscription {
     /// looked at.
     #[must_use]
     pub fn is_event_name(name: &str) -> bool {
-        let word = |kind: &str| (1..=40).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let word =
+            |kind: &str| (1..=40).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         name == "*" || name.strip_prefix(PREFIX).is_some_and(word)
     }
 }

@@ -2,10 +2,7 @@
 
 use super::Engine;
 use crate::{
-    domain::{
-        Invalid, NoticeId, Refusal, Subscription, SubscriptionId, Who,
-        change::Changes,
-    },
+    domain::{Invalid, NoticeId, Refusal, Subscription, SubscriptionId, Who, change::Changes},
     error,
     journal::Verdict,
     order::CommandKey,

@@ -5,7 +5,10 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    domain::{OrderId, OrderStatus, PartState, SkuId, Who, change::{Changes, NoticeRow}},
+    domain::{
+        OrderId, OrderStatus, PartState, SkuId, Who,
+        change::{Changes, NoticeRow},
+    },
     shelf::Hold,
 };
 

@@ -59,11 +59,7 @@ fn notice(row: &PgRow) -> Result<NoticeView, sqlx::Error> {
 ///
 /// # Errors
 /// Where Postgres cannot be asked.
-pub async fn dead_letters(
-    pool: &PgPool,
-    before: Option<NoticeId>,
-    most: i64,
-) -> Result<Vec<NoticeView>, sqlx::Error> {
+pub async fn dead_letters(pool: &PgPool, before: Option<NoticeId>, most: i64) -> Result<Vec<NoticeView>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, channel, subscription_id, order_id, kind, state::text, attempts, last_error, created_at, next_at, sent_at
          from outbox where state = 'dead' and ($1::bigint is null or id < $1) order by id desc limit $2",

@@ -14,7 +14,7 @@ use souk_actors::{
     clock::Clock,
     domain::{Address, Counters, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, change::Opening},
     faults::Faults,
-    ports::{Locator, PaymentProvider},
+    ports::{Locator, Notifier, PaymentProvider},
     store::read::OrderView,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -26,11 +26,12 @@ pub(crate) struct Setup {
     pub(crate) admission: usize,
     pub(crate) clock: Clock,
     pub(crate) provider: Option<Arc<FakeProvider>>,
+    pub(crate) notifiers: Vec<Arc<dyn Notifier>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { admission: 4_096, clock: Clock::default(), provider: None }
+        Self { admission: 4_096, clock: Clock::default(), provider: None, notifiers: Vec::new() }
     }
 }
 
@@ -67,6 +68,7 @@ impl TestEngine {
                 attempts: 5,
             },
             providers: vec![port],
+            notifiers: setup.notifiers,
             return_urls: Arc::new(|order_id| {
                 (format!("https://shop.example/{order_id}"), "https://shop.example/".into())
             }),

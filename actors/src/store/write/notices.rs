@@ -63,8 +63,7 @@ pub(super) async fn marks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
 /// The delivery log of subscriptions.
 pub(super) async fn attempts(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<(), sqlx::Error> {
     let marks = changes.iter().flat_map(|(e, c)| c.marks.iter().map(move |mark| (*e, mark)));
-    let rows: Vec<_> =
-        marks.filter_map(|(e, mark)| mark.attempt.as_ref().map(|attempt| (e, mark, attempt))).collect();
+    let rows: Vec<_> = marks.filter_map(|(e, mark)| mark.attempt.as_ref().map(|attempt| (e, mark, attempt))).collect();
     if rows.is_empty() {
         return Ok(());
     }
