@@ -158,6 +158,9 @@ pub struct Sandbox {
     pub listen: SocketAddr,
     pub dir: PathBuf,
     pub smtp_listen: SocketAddr,
+    pub shippo_key: Secret,
+    pub shippo_webhook_url: String,
+    pub shippo_webhook_secret: Secret,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -211,6 +214,9 @@ impl Config {
         self.database.data_dir = std::path::absolute(&self.database.data_dir).unwrap_or(self.database.data_dir);
         if self.sandbox.dir.as_os_str().is_empty() {
             self.sandbox.dir = self.database.data_dir.join("sandbox");
+        }
+        if self.sandbox.shippo_webhook_url.is_empty() {
+            self.sandbox.shippo_webhook_url = format!("{}/v1/webhooks/shippo?token=souk", self.http.public_url);
         }
         match self.mode {
             Mode::Development => self.settle_development(),

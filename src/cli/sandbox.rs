@@ -17,7 +17,7 @@ use tokio::{
 use super::Failure;
 use crate::{
     config::{Config, Mode},
-    sandbox::{self, Settings},
+    sandbox::{self, MailSettings, Settings, ShippoSettings},
 };
 
 /// How long a sandbox may take to start: it makes its keys when it first does.
@@ -48,6 +48,13 @@ pub(crate) fn settings(config: &Config) -> Settings {
         webhook_id: config.paypal.webhook_id.clone(),
         webhook_url: format!("{}/v1/webhooks/paypal", config.http.public_url),
         retry: Settings::default_retry(),
+        shippo: ShippoSettings {
+            key: config.sandbox.shippo_key.expose().to_owned(),
+            webhook_url: Some(config.sandbox.shippo_webhook_url.clone()),
+            webhook_secret: Some(config.sandbox.shippo_webhook_secret.expose().to_owned()).filter(|it| !it.is_empty()),
+            ..ShippoSettings::default()
+        },
+        mail: MailSettings { listen: config.sandbox.smtp_listen, ..MailSettings::default() },
     }
 }
 
@@ -69,7 +76,11 @@ impl Beside {
                 );
             }
             if config.sandbox.dir.join("root.pem").exists() {
-                beside.call_back(&settings(config).webhook_url).await?;
+                let settings = settings(config);
+                beside.call_back("settings", &settings.webhook_url).await?;
+                if let Some(url) = &settings.shippo.webhook_url {
+                    beside.call_back("shippo/settings", url).await?;
+                }
                 tracing::info!(addr = %config.sandbox.listen, "a sandbox is here already");
                 return Ok(beside);
             }
@@ -104,9 +115,9 @@ impl Beside {
         health["dir"].as_str().filter(|_| health["souk_sandbox"] == true).map(str::to_owned)
     }
 
-    /// Tells it where this shop is: the one that it was started by may have been elsewhere.
-    async fn call_back(&self, webhook_url: &str) -> Result<(), Failure> {
-        let settings = format!("{}/_sandbox/settings", self.base);
+    /// Tells one half of it where this shop is: the one that it was started by may have been elsewhere.
+    async fn call_back(&self, settings: &str, webhook_url: &str) -> Result<(), Failure> {
+        let settings = format!("{}/_sandbox/{settings}", self.base);
         let told = reqwest::Client::new().post(settings).json(&json!({ "webhook_url": webhook_url }));
         let told = told.timeout(Duration::from_secs(5)).send().await.and_then(reqwest::Response::error_for_status);
         told.map_err(|error| format!("the sandbox at {} does not listen to this shop: {error}", self.base))?;

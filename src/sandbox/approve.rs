@@ -147,7 +147,7 @@ fn page(status: StatusCode, content: &str) -> Response {
     (status, HEADERS, Html(html)).into_response()
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

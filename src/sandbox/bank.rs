@@ -52,7 +52,7 @@ impl Bank {
     pub(super) fn open(settings: Settings, base: String) -> io::Result<Self> {
         let clock = Clock::default();
         let mut books = Books::default();
-        let journal = Journal::open(&settings.dir, |change| books.apply(&change))?;
+        let journal = Journal::open(&settings.dir, |change: Change| books.apply(&change))?;
         let authority = Authority::open(&settings.dir, clock.now())?;
         let courier = Courier::new()?;
         for delivery in books.deliveries.rows() {

@@ -330,7 +330,7 @@ impl<T: Named> Shelf<T> {
     }
 
     /// Puts a record in its place and returns what stood there.
-    fn put(&mut self, record: Arc<T>) -> Option<Arc<T>> {
+    pub(super) fn put(&mut self, record: Arc<T>) -> Option<Arc<T>> {
         if let Some(row) = self.index.get(record.name()) {
             return Some(std::mem::replace(&mut self.rows[*row], record));
         }

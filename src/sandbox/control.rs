@@ -50,7 +50,8 @@ fn wrong(error: &serde_json::Error) -> Problem {
 
 /// `GET /_sandbox/health`
 pub(super) async fn health(State(bank): State<Shared>) -> Json<Value> {
-    Json(json!({"souk_sandbox": true, "dir": bank.settings.dir, "pid": std::process::id()}))
+    let smtp = bank.settings.mail.listen.to_string();
+    Json(json!({"souk_sandbox": true, "dir": bank.settings.dir, "pid": std::process::id(), "smtp": smtp}))
 }
 
 /// `POST /_sandbox/stop`

@@ -1,4 +1,4 @@
-//! The books on disk: one JSON line per change, in the order of the changes.
+//! Books on disk: one JSON line per change, in the order of the changes. Each half of the sandbox keeps its own.
 //!
 //! One thread writes. It takes whatever has queued, writes it, syncs once, and only then tells those who wait, so that a
 //! batch grows as large as the disk is slow. The queue is bounded by the calls in flight: each waits for its own line.
@@ -14,9 +14,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
-
-use super::books::Change;
 
 /// A batch is synced when it has grown to this, even if more is queued.
 const BATCH_BYTES: usize = 4 << 20;
@@ -37,7 +36,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Locks and replays the journal in `dir`, drops a line that a crash has torn, and goes on from there. Blocks.
-    pub(super) fn open(dir: &Path, apply: impl FnMut(Change)) -> io::Result<Self> {
+    pub(super) fn open<C: DeserializeOwned>(dir: &Path, apply: impl FnMut(C)) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.create(true).read(true).append(true);
         let file = options.open(dir.join("journal.jsonl"))?;
@@ -56,7 +55,7 @@ impl Journal {
 
     /// Queues a change and says which number [`Journal::synced`] has to reach. Call it under the lock of the books: the
     /// file must have the order of the changes.
-    pub(super) fn append(&self, change: &Change) -> u64 {
+    pub(super) fn append(&self, change: &impl Serialize) -> u64 {
         let mut line = serde_json::to_vec(change).expect("a change is plain data");
         line.push(b'\n');
         // A journal that has failed takes no more lines; `synced` then tells every caller.
@@ -99,7 +98,7 @@ fn lock(file: &File) -> io::Result<()> {
 }
 
 /// Applies every whole line and returns their length; what follows the last line feed was torn by a crash.
-fn replay(file: &File, mut apply: impl FnMut(Change)) -> io::Result<u64> {
+fn replay<C: DeserializeOwned>(file: &File, mut apply: impl FnMut(C)) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut whole = 0;
     let mut line = Vec::new();

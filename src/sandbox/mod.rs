@@ -1,8 +1,9 @@
-//! A stand-in for PayPal on loopback: real books on disk, real signatures, and faults on request.
+//! A stand-in for PayPal, Shippo and a mail relay on loopback: real books on disk, real signatures, and faults on request.
 //!
 //! It speaks the wire formats of PayPal's Orders v2, Payments v2 and Webhooks v1 from its own types, so that whoever
 //! talks to it is checked from the other end. What it has said survives a kill; what it does wrong is scripted through
-//! `/_sandbox/` ([`control`]).
+//! `/_sandbox/` ([`control`]). [`shippo`] and [`mail`] are houses of their own: they share the listener, the clock and the
+//! CA with the bank, and keep their own books.
 //!
 //! Read on in this order: [`bank`] (the one way to change anything) over [`books`] and [`journal`]; [`orders`],
 //! [`captures`] and [`refunds`] with [`draft`], [`call`] and [`errors`]; [`events`], [`webhooks`] and [`signing`] with
@@ -22,11 +23,13 @@ mod faults;
 mod forge;
 mod ids;
 mod journal;
+mod mail;
 mod money;
 mod notifications;
 mod oauth;
 mod orders;
 mod refunds;
+mod shippo;
 mod signing;
 mod webhooks;
 mod wire;
@@ -45,6 +48,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use bank::{Bank, Shared};
 use errors::Problem;
+use mail::Relay;
+pub use mail::Settings as MailSettings;
+use shippo::Office;
+pub use shippo::Settings as ShippoSettings;
 use wire::{Cut, Door};
 
 /// No request of PayPal's API is larger.
@@ -69,6 +76,10 @@ pub struct Settings {
     pub webhook_url: String,
     /// The pauses before each further attempt to deliver an event.
     pub retry: Vec<Duration>,
+    /// The parcels' half.
+    pub shippo: ShippoSettings,
+    /// The mail relay's.
+    pub mail: MailSettings,
 }
 
 impl Settings {
@@ -86,17 +97,21 @@ impl Settings {
 pub struct Sandbox {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where it takes mail.
+    pub smtp_addr: SocketAddr,
     bank: Shared,
+    office: Arc<Office>,
+    relay: Arc<Relay>,
     server: JoinHandle<io::Result<()>>,
-    courier: JoinHandle<()>,
+    couriers: JoinHandle<()>,
 }
 
 /// Opens the books in `settings.dir` and serves.
 ///
 /// # Errors
 /// The address is taken or not loopback, another sandbox has these books, or they cannot be read.
-pub async fn start(settings: Settings) -> io::Result<Sandbox> {
-    if !settings.listen.ip().is_loopback() {
+pub async fn start(mut settings: Settings) -> io::Result<Sandbox> {
+    if !settings.listen.ip().is_loopback() || !settings.mail.listen.ip().is_loopback() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "the sandbox is open to all and listens on loopback only",
@@ -104,18 +119,29 @@ pub async fn start(settings: Settings) -> io::Result<Sandbox> {
     }
     let listener = TcpListener::bind(settings.listen).await?;
     let addr = listener.local_addr()?;
+    let smtp = TcpListener::bind(settings.mail.listen).await?;
+    let smtp_addr = smtp.local_addr()?;
+    settings.mail.listen = smtp_addr; // what `/_sandbox/health` tells
     let open = move || {
         std::fs::create_dir_all(&settings.dir)?;
-        Bank::open(settings, format!("http://{addr}"))
+        let bank = Arc::new(Bank::open(settings, format!("http://{addr}"))?);
+        let office = Arc::new(Office::open(Arc::clone(&bank))?);
+        let relay = Arc::new(Relay::open(Arc::clone(&bank))?);
+        io::Result::Ok((bank, office, relay))
     };
-    let bank = Arc::new(tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??);
+    let (bank, office, relay) = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??;
 
-    let service = routes(&bank).into_make_service_with_connect_info::<Cut>();
+    let service = routes(&bank).merge(shippo::routes(&office)).merge(mail::routes(&relay));
+    let service = service.into_make_service_with_connect_info::<Cut>();
     let stopped = Arc::clone(&bank);
     let serve = axum::serve(Door(listener), service).with_graceful_shutdown(async move { stopped.stopped().await });
     let server = tokio::spawn(async move { serve.await });
-    let courier = tokio::spawn(webhooks::run(Arc::clone(&bank)));
-    Ok(Sandbox { addr, bank, server, courier })
+    let (tellers, clerks, postmen) =
+        (webhooks::run(Arc::clone(&bank)), shippo::run(Arc::clone(&office)), mail::run(Arc::clone(&relay), smtp));
+    let couriers = tokio::spawn(async move {
+        tokio::join!(tellers, clerks, postmen);
+    });
+    Ok(Sandbox { addr, smtp_addr, bank, office, relay, server, couriers })
 }
 
 impl Sandbox {
@@ -130,8 +156,10 @@ impl Sandbox {
         self.bank.stopped().await;
         let _cut_off = tokio::time::timeout(LAST_CALLS, &mut self.server).await;
         self.server.abort();
-        let _ended = (&mut self.courier).await;
+        let _ended = (&mut self.couriers).await;
         self.bank.close().await;
+        self.office.close().await;
+        self.relay.close().await;
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -30,6 +31,9 @@ const ROOT: &str = "root.pem";
 const CERTIFICATE: &str = "leaf.pem";
 const KEY: &str = "leaf.key";
 const EXPIRED: &str = "expired.pem";
+/// What the mail half shows to who asks for STARTTLS: the CA's too, so that one root is trusted for everything.
+pub(super) const MAIL: &str = "mail.pem";
+pub(super) const MAIL_KEY: &str = "mail.key";
 const FOREIGN: &str = "foreign.pem";
 const FOREIGN_KEY: &str = "foreign.key";
 
@@ -53,7 +57,7 @@ pub(super) struct Signer {
 impl Authority {
     /// Reads the certificates and keys in `dir`, after making them if there are none. Blocks, for RSA keys take long.
     pub(super) fn open(dir: &Path, now: DateTime<Utc>) -> io::Result<Self> {
-        if !dir.join(ROOT).exists() {
+        if !dir.join(ROOT).exists() || !dir.join(MAIL).exists() {
             establish(dir, now.year())?;
         }
         Ok(Self {
@@ -109,6 +113,11 @@ fn establish(dir: &Path, year: i32) -> io::Result<()> {
     keep(dir, CERTIFICATE, 0o644, &certificate.pem())?;
     keep(dir, EXPIRED, 0o644, &expired.pem())?;
 
+    let mail = rsa_key()?;
+    let mail_certificate = mail_leaf(year - 1, year + 10)?.signed_by(&mail, &root.1).map_err(io::Error::other)?;
+    keep(dir, MAIL_KEY, 0o600, &mail.serialize_pem())?;
+    keep(dir, MAIL, 0o644, &mail_certificate.pem())?;
+
     let stranger = ca("Somebody Else's Root CA", year)?;
     let key = rsa_key()?;
     let certificate = leaf(year - 1, year + 10)?.signed_by(&key, &stranger.1).map_err(io::Error::other)?;
@@ -131,6 +140,18 @@ fn ca(name: &str, year: i32) -> io::Result<(String, Issuer<'static, KeyPair>)> {
 fn leaf(from_year: i32, to_year: i32) -> io::Result<CertificateParams> {
     let mut params = params(COMMON_NAME, from_year, to_year)?;
     params.subject_alt_names = vec![rcgen::SanType::DnsName(COMMON_NAME.try_into().map_err(io::Error::other)?)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// For whoever connects to this machine, by name or by address.
+fn mail_leaf(from_year: i32, to_year: i32) -> io::Result<CertificateParams> {
+    let mut params = params("localhost", from_year, to_year)?;
+    let name = rcgen::SanType::DnsName("localhost".try_into().map_err(io::Error::other)?);
+    let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    params.subject_alt_names = addresses.map(rcgen::SanType::IpAddress).into_iter().chain([name]).collect();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;

@@ -207,7 +207,7 @@ pub(super) async fn release(bank: &Bank, sequence: Sequence, seed: u32) -> usize
 }
 
 /// Fisher–Yates with a hash for dice: the same seed gives the same order.
-fn shuffle<T>(items: &mut [T], seed: u32) {
+pub(super) fn shuffle<T>(items: &mut [T], seed: u32) {
     for last in (1..items.len()).rev() {
         let throw = crc32fast::hash(format!("{seed}/{last}").as_bytes()) as usize;
         items.swap(last, throw % (last + 1));

@@ -15,6 +15,8 @@ mod orders;
 mod postgres_outage;
 mod ractor;
 mod sandbox;
+mod sandbox_mail;
+mod sandbox_shippo;
 mod stock;
 mod supervision;
 mod support;

@@ -20,7 +20,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use serde_json::{Value, json};
-use souk::sandbox::{Sandbox, Settings, start};
+use souk::sandbox::{MailSettings, Sandbox, Settings, ShippoSettings, start};
 use tempfile::TempDir;
 
 const WEBHOOK_ID: &str = "1JE4291016473214C";
@@ -90,6 +90,8 @@ fn settings(dir: &Path, webhook_url: &str) -> Settings {
         webhook_id: WEBHOOK_ID.into(),
         webhook_url: webhook_url.into(),
         retry: vec![Duration::from_millis(20), Duration::from_millis(40), Duration::from_secs(3600)],
+        shippo: ShippoSettings::default(),
+        mail: MailSettings::default(),
     }
 }
 

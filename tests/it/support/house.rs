@@ -43,6 +43,7 @@ impl House {
         let mut variables = vec![
             ("SOUK_HTTP__LISTEN".to_owned(), format!("127.0.0.1:{shop}")),
             ("SOUK_SANDBOX__LISTEN".to_owned(), format!("127.0.0.1:{sandbox}")),
+            ("SOUK_SANDBOX__SMTP_LISTEN".to_owned(), format!("127.0.0.1:{}", free_port())),
             ("SOUK_DATABASE__DATA_DIR".to_owned(), dir.join("souk").display().to_string()),
             ("SOUK_DATABASE__POOL".to_owned(), "8".to_owned()),
             ("SOUK_STAFF_TOKEN".to_owned(), STAFF.to_owned()),

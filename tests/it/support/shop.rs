@@ -429,11 +429,14 @@ impl TestShop {
             webhook_id: "WH-SOUK".into(),
             webhook_url: format!("{base}/v1/webhooks/paypal"),
             retry: [20, 50, 100, 200, 400, 800, 1_600].map(Duration::from_millis).into(),
+            shippo: sandbox::ShippoSettings::default(),
+            mail: sandbox::MailSettings::default(),
         });
         let sandbox = sandbox.await.expect("the sandbox starts");
         let own = [
             ("SOUK_HTTP__PUBLIC_URL", base.clone()),
             ("SOUK_SANDBOX__LISTEN", sandbox.addr.to_string()),
+            ("SOUK_SANDBOX__SMTP_LISTEN", sandbox.smtp_addr.to_string()),
             ("SOUK_SANDBOX__DIR", books.display().to_string()),
             ("SOUK_DATABASE__DATA_DIR", dir.path().display().to_string()),
             ("SOUK_DATABASE__POOL", "6".to_owned()),
