@@ -9,6 +9,8 @@ mod embedded;
 mod http;
 mod idempotency;
 mod journal;
+mod mail;
+mod merchant_webhooks;
 mod model;
 mod money;
 mod orders;
