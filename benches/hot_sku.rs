@@ -91,6 +91,7 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         admission: 16_384,
         policy,
         providers: Vec::new(),
+        notifiers: Vec::new(),
         return_urls: Arc::new(|_| (String::new(), String::new())),
         clock: Clock::default(),
         faults: Arc::new(Faults::default()),

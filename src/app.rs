@@ -9,9 +9,9 @@ use souk_actors::{
     clock::Clock,
     domain::{OrderId, Policy},
     faults::Faults,
-    ports::PaymentProvider,
+    ports::{Notifier, PaymentProvider},
 };
-use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -24,6 +24,8 @@ use crate::{
     database::{self, DatabaseError},
     gateways::{
         Secret,
+        mail::{self, Mailer},
+        merchants::{self, Merchants},
         paypal::{self, PayPal, webhook},
         shippo::{self, Shippo},
     },
@@ -92,6 +94,10 @@ impl App {
         let keys = keys(config)?;
         let paypal = Arc::new(open_paypal(config, clock.clone())?);
         let carrier = open_shippo(config, clock.clone())?.map(Arc::new);
+        let pool = database::shop_pool(&connect, config.database.pool).await?;
+        let merchants = Arc::new(open_merchants(config, clock.clone(), pool.clone())?);
+        let mut notifiers: Vec<Arc<dyn Notifier>> = vec![Arc::clone(&merchants) as Arc<dyn Notifier>];
+        notifiers.extend(open_mail(config, &keys, pool.clone())?.map(|mailer| Arc::new(mailer) as Arc<dyn Notifier>));
         let faults = Arc::new(Faults::default());
         let settings = Settings {
             connect: connect.clone(),
@@ -99,12 +105,12 @@ impl App {
             admission: config.checkout.admission,
             policy: policy(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
+            notifiers,
             return_urls: return_urls(config, &keys),
             clock,
             faults: Arc::clone(&faults),
         };
         let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
-        let pool = database::shop_pool(&connect, config.database.pool).await?;
         let shop = Arc::new(Shop {
             engine,
             prices: Prices::new(pool.clone()),
@@ -112,6 +118,7 @@ impl App {
             keys,
             paypal,
             shipping: Shipping::new(config, carrier),
+            merchants,
             limits: limits(config),
         });
         fill(config, &shop).await?;
@@ -210,6 +217,37 @@ fn open_shippo(config: &Config, clock: Clock) -> Result<Option<Shippo>, StartErr
     };
     let opened = Shippo::new(settings, clock);
     opened.map(Some).map_err(|error| StartError::Setting(format!("shippo.{}: {}", error.setting, error.problem)))
+}
+
+/// Mail to buyers; none where production names no mail server.
+fn open_mail(config: &Config, keys: &Keys, pool: PgPool) -> Result<Option<Mailer>, StartError> {
+    let wanted = &config.mail;
+    if wanted.url.is_empty() {
+        tracing::warn!("mail.url is empty: buyers are mailed nothing");
+        return Ok(None);
+    }
+    let settings = mail::Settings {
+        url: wanted.url.clone(),
+        user: wanted.user.clone(),
+        password: wanted.password.clone(),
+        from: wanted.from.clone(),
+        timeout: Duration::from_secs(wanted.timeout_seconds),
+    };
+    let (base, keys) = (config.http.public_url.clone(), keys.clone());
+    let order_urls: mail::OrderUrls =
+        Arc::new(move |order_id| format!("{base}/orders/{order_id}?token={}", keys.order_token(order_id)));
+    let mailer = Mailer::new(settings, pool, order_urls);
+    mailer.map(Some).map_err(|error| StartError::Setting(format!("mail.{}: {}", error.setting, error.problem)))
+}
+
+fn open_merchants(config: &Config, clock: Clock, pool: PgPool) -> Result<Merchants, StartError> {
+    let settings = merchants::Settings {
+        timeout: Duration::from_secs(config.merchant_webhooks.timeout_seconds),
+        connect_timeout: Duration::from_secs(config.merchant_webhooks.connect_timeout_seconds),
+        public_only: config.mode == Mode::Production,
+    };
+    Merchants::new(settings, clock, pool)
+        .map_err(|error| StartError::Setting(format!("merchant_webhooks.{}: {}", error.setting, error.problem)))
 }
 
 fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {

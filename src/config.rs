@@ -25,6 +25,8 @@ const LIVE_CERT_URLS: [&str; 2] =
 const SHIPPO: &str = "https://api.goshippo.com";
 /// What the sandbox's webhooks show; anybody can read it here.
 const SHIPPO_SANDBOX_TOKEN: &str = "souk";
+/// The sender of a shop that has not been given one.
+const EXAMPLE_SENDER: &str = "Souk <souk@shop.example>";
 
 /// Why the settings cannot be used; said once, at start.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,8 @@ pub struct Config {
     pub paypal: PayPal,
     pub shippo: Shippo,
     pub shipping: Shipping,
+    pub mail: Mail,
+    pub merchant_webhooks: MerchantWebhooks,
     pub sandbox: Sandbox,
     pub log: Log,
 }
@@ -306,6 +310,25 @@ impl Method {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see Config")]
+pub struct Mail {
+    pub url: String,
+    pub user: String,
+    pub password: Secret,
+    pub from: String,
+    pub timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct MerchantWebhooks {
+    pub timeout_seconds: u64,
+    pub connect_timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
 pub struct Sandbox {
     pub listen: SocketAddr,
     pub dir: PathBuf,
@@ -390,6 +413,9 @@ impl Config {
             if self.paypal.client_secret.expose().is_empty() {
                 self.paypal.client_secret = "sandbox".into();
             }
+        }
+        if self.mail.url.is_empty() {
+            self.mail.url = format!("smtp://{}", self.sandbox.smtp_listen);
         }
         if self.uses_sandbox() {
             if self.paypal.cert_urls.is_empty() {
@@ -483,6 +509,9 @@ impl Config {
         }
         if self.paypal.client_secret.expose().is_empty() {
             return Err(ConfigError::Production("SOUK_PAYPAL__CLIENT_SECRET is missing"));
+        }
+        if !self.mail.url.is_empty() && self.mail.from == EXAMPLE_SENDER {
+            return Err(ConfigError::Production("mail.from must be an address of your own"));
         }
         if self.staff.token.expose().len() < 16 {
             return Err(ConfigError::Production("SOUK_STAFF_TOKEN is missing or shorter than 16 characters"));

@@ -4,7 +4,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use sqlx::PgPool;
 
-use crate::{clock::Clock, domain::Policy, faults::Faults, journal::Journal, ports::PaymentProvider, store::Ids};
+use crate::{
+    clock::Clock,
+    domain::{Channel, Policy},
+    faults::Faults,
+    journal::Journal,
+    news::News,
+    ports::{Notifier, PaymentProvider},
+    store::Ids,
+};
 
 /// Shared by reference; nothing in it changes while the engine runs.
 pub(crate) struct Context {
@@ -16,6 +24,10 @@ pub(crate) struct Context {
     pub pool: PgPool,
     pub faults: Arc<Faults>,
     pub providers: HashMap<&'static str, Arc<dyn PaymentProvider>>,
+    /// The ways out for news.
+    pub notifiers: HashMap<Channel, Arc<dyn Notifier>>,
+    /// Who is to hear of what.
+    pub news: Arc<News>,
     /// Where buyers come back to after approving.
     pub return_urls: ReturnUrls,
 }

@@ -29,6 +29,8 @@ pub const POINTS: &[&str] = &[
     "order.before_expire",
     "payment.before_refund",
     "payment.after_refund",
+    "outbox.before_send",
+    "outbox.after_send",
 ];
 
 /// Places that no sale passes.

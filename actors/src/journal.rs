@@ -28,9 +28,10 @@ use crate::{
     domain::{Counters, Refusal, SkuId},
     error::{is_cut, is_passing},
     faults::Faults,
+    news::News,
     store::{
         entry::{Conflict, Entry},
-        write::{self, Fence, LedgerIds, WriteError, Written},
+        write::{self, Fence, Numbers, WriteError, Written},
     },
 };
 
@@ -124,6 +125,7 @@ pub struct Journal {
     queue: mpsc::Sender<Job>,
     condition: watch::Receiver<Condition>,
     figures: Arc<Figures>,
+    news: Arc<News>,
     queue_limit: usize,
 }
 
@@ -133,10 +135,11 @@ impl Journal {
     ///
     /// # Errors
     /// Where Postgres cannot be reached or has no journal.
-    pub async fn start(
+    pub(crate) async fn start(
         connect: PgConnectOptions,
         queue_limit: usize,
         faults: Arc<Faults>,
+        news: Arc<News>,
         publish: impl Fn(SkuId, Counters) + Send + 'static,
     ) -> Result<Self, sqlx::Error> {
         let mut conn = open(&connect).await?;
@@ -152,15 +155,15 @@ impl Journal {
             conn: Some(conn),
             owner,
             fence: found.fence,
-            ledger: LedgerIds::new(),
+            numbers: Numbers::new(),
             figures: Arc::clone(&figures),
             condition: tell,
             faults,
             committed,
         };
         or_the_process_ends(writer.run(jobs));
-        or_the_process_ends(announce(settled, Box::new(publish)));
-        Ok(Self { queue, condition, figures, queue_limit })
+        or_the_process_ends(announce(settled, Arc::clone(&news), Box::new(publish)));
+        Ok(Self { queue, condition, figures, news, queue_limit })
     }
 
     /// Queues an entry; `done` hears what became of it, once. `done` must only send: everybody behind it waits.
@@ -169,7 +172,9 @@ impl Journal {
     /// [`Refusal::Superseded`] when nothing is written any more. Waits while the queue is full, which admission keeps from
     /// happening.
     pub async fn append(&self, entry: Entry, done: impl FnOnce(Verdict) + Send + 'static) -> Result<(), Refusal> {
-        let job = Job { entry, done: Box::new(done) };
+        // here, so that no decision can forget it: whoever is to hear of an event is written down in the event's own entry
+        let notices = self.news.of(&entry);
+        let job = Job { entry: Entry { notices, ..entry }, done: Box::new(done) };
         self.queue.send(job).await.map_err(|_| Refusal::Superseded)
     }
 
@@ -251,7 +256,7 @@ struct Writer {
     conn: Option<PgConnection>,
     owner: Uuid,
     fence: Fence,
-    ledger: LedgerIds,
+    numbers: Numbers,
     figures: Arc<Figures>,
     condition: watch::Sender<Condition>,
     faults: Arc<Faults>,
@@ -278,13 +283,16 @@ fn or_the_process_ends(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Every caller hears, in the order of commits; before that every shelf has learnt what its callers may ask it next. Beside
 /// the writer, so that the next batch is on its way to the disk while this one's callers hear.
-async fn announce(mut settled: mpsc::UnboundedReceiver<Committed>, publish: Publish) {
+async fn announce(mut settled: mpsc::UnboundedReceiver<Committed>, news: Arc<News>, publish: Publish) {
     while let Some(Committed { entries, dones, written }) = settled.recv().await {
         for (sku_id, counters) in &written.counters {
             publish(*sku_id, *counters);
         }
         for (entry, done) in entries.iter().zip(dones) {
             done(verdict(entry, &written));
+        }
+        if entries.iter().any(|entry| !entry.notices.is_empty()) {
+            news.wake();
         }
     }
 }
@@ -342,7 +350,7 @@ impl Writer {
                 continue;
             };
             self.faults.hit("journal.before_commit", "");
-            let batch = write::batch(conn, self.fence, &mut self.ledger, entries);
+            let batch = write::batch(conn, self.fence, &mut self.numbers, entries);
             match tokio::time::timeout(HANGS, batch).await.unwrap_or_else(|late| Err(hangs(late).into())) {
                 Ok(written) => {
                     self.faults.hit("journal.after_commit", "");

@@ -13,8 +13,9 @@ pub mod ports;
 // A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
 mod shelf;
 
-// The engine's SQL, and the journal that alone writes with it.
+// The engine's SQL, who is to hear of what, and the journal that alone writes.
 pub mod journal;
+mod news;
 pub mod store;
 
 // Where actors are found, and what happens when they crash.
@@ -25,6 +26,7 @@ mod supervision;
 mod checkout;
 mod importer;
 mod order;
+mod outbox;
 mod payment;
 mod reconciler;
 mod sku;
@@ -35,5 +37,5 @@ mod engine;
 pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
-pub use engine::{Adjust, CheckedOut, Engine, Import, Imported, Settings, Webhook};
+pub use engine::{Adjust, CheckedOut, Engine, Import, Imported, Resubscribe, Settings, Subscribe, Webhook};
 pub use order::CommandKey;

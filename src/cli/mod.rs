@@ -1,6 +1,7 @@
 //! The command line; a file per command that does more than call.
 
 mod audit;
+mod dead_letters;
 mod import;
 mod sandbox;
 mod seed;
@@ -56,6 +57,12 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// List the mails and calls of merchants that were given up, or have them tried again.
+    DeadLetters {
+        /// A dead letter's id, or `all`.
+        #[arg(long, value_name = "ID")]
+        replay: Option<String>,
+    },
     /// Check everything that must be true of the database; prints what is not, and then exits with 1.
     Audit,
 }
@@ -93,6 +100,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Seed { skus } => seed::run(config, skus).await,
             Command::Import { what } => import::run(config, what).await,
             Command::Tree { limit } => tree::run(config, limit).await,
+            Command::DeadLetters { replay } => dead_letters::run(config, replay).await,
             Command::Audit => audit::run(config).await,
         }
     });

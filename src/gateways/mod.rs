@@ -4,6 +4,8 @@
 //! is one of the few words of [`souk_actors::ports`].
 
 mod http;
+pub mod mail;
+pub mod merchants;
 pub mod paypal;
 pub mod shippo;
 

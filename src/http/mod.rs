@@ -5,12 +5,14 @@ mod checkouts;
 mod commands;
 mod extract;
 mod imports;
+mod notices;
 mod ops;
 mod orders;
 mod pages;
 mod products;
 mod serve;
 mod shipping;
+mod subscriptions;
 mod webhooks;
 
 use std::{
@@ -73,11 +75,19 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))
         .routes(routes!(commands::note))
+        .routes(routes!(subscriptions::subscribe, subscriptions::list))
+        .routes(routes!(subscriptions::show, subscriptions::update, subscriptions::unsubscribe))
+        .routes(routes!(subscriptions::test))
+        .routes(routes!(subscriptions::deliveries))
+        .routes(routes!(subscriptions::replay))
         // ops
         .routes(routes!(ops::actors))
         .routes(routes!(ops::release))
         .routes(routes!(ops::journal))
         .routes(routes!(ops::audit))
+        .routes(routes!(notices::dead_letters))
+        .routes(routes!(notices::replay))
+        .routes(routes!(notices::replay_all))
         .routes(routes!(ops::clock))
         .routes(routes!(ops::health))
         .routes(routes!(ops::ready))

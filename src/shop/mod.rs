@@ -12,7 +12,10 @@ use std::sync::Arc;
 use souk_actors::Engine;
 use sqlx::PgPool;
 
-use crate::{auth::Keys, gateways::paypal::PayPal};
+use crate::{
+    auth::Keys,
+    gateways::{merchants::Merchants, paypal::PayPal},
+};
 
 /// Everything that a request can need. Cloned into handlers as an `Arc`.
 pub struct Shop {
@@ -28,6 +31,8 @@ pub struct Shop {
     pub paypal: Arc<PayPal>,
     /// What sending costs, and who is asked.
     pub shipping: shipping::Shipping,
+    /// Calls merchants, and knows which addresses may be called.
+    pub merchants: Arc<Merchants>,
     /// Rules of the HTTP room.
     pub limits: Limits,
 }

@@ -10,6 +10,8 @@ mod http;
 mod idempotency;
 mod imports;
 mod journal;
+mod mail;
+mod merchant_webhooks;
 mod model;
 mod money;
 mod orders;

@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Created, Fact, ImportId, LineProblem, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState,
-    RefundId, RefundState, SkuId, TaskId, TaskKind, TaskState, words,
+    About, Channel, Created, EventSeq, Fact, ImportId, LineProblem, Money, NoticeId, NoticeState, OrderId, OrderStatus,
+    PartState, PaymentId, PaymentState, RefundId, RefundState, SkuId, Subscription, SubscriptionId, TaskId, TaskKind,
+    TaskState, words,
 };
 
 words! {
@@ -46,6 +47,14 @@ pub struct Changes {
     pub tasks: Vec<TaskRow>,
     /// Webhooks that this entry has dealt with.
     pub inbox: Vec<InboxMark>,
+    /// News that were sent, or tried.
+    pub marks: Vec<NoticeMark>,
+    /// News to be sent again.
+    pub replays: Vec<NoticeId>,
+    /// Subscriptions, inserted or brought up to date.
+    pub subscriptions: Vec<Subscription>,
+    /// Subscriptions that end, with everything that was on its way to them.
+    pub unsubscribed: Vec<SubscriptionId>,
     /// Corrections of stock.
     pub adjustments: Vec<Adjustment>,
     /// SKUs whose stock begins.
@@ -189,6 +198,51 @@ pub struct InboxMark {
     pub inbox_id: i64,
     /// What came of it, in a word.
     pub outcome: &'static str,
+}
+
+/// A piece of news to be told of an event, committed together with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoticeRow {
+    /// By which way out.
+    pub channel: Channel,
+    /// To whom; none: to the order's buyer.
+    pub subscription_id: Option<SubscriptionId>,
+    /// Of which order.
+    pub order_id: OrderId,
+    /// Of which event of it.
+    pub event_seq: EventSeq,
+    /// The event, in one word.
+    pub kind: &'static str,
+}
+
+/// What became of a try to tell a piece of news.
+#[derive(Debug, Clone)]
+pub struct NoticeMark {
+    /// Which.
+    pub id: NoticeId,
+    /// Told, given up, or still to be told.
+    pub state: NoticeState,
+    /// Tries so far.
+    pub attempts: i32,
+    /// When it is tried again; what follows it to the same receiver about the same order waits as long.
+    pub next_at: DateTime<Utc>,
+    /// Why it was not told; no address.
+    pub error: Option<String>,
+    /// A line of the delivery log, which subscriptions have.
+    pub attempt: Option<AttemptRow>,
+}
+
+/// One try of calling a merchant, for the delivery log.
+#[derive(Debug, Clone)]
+pub struct AttemptRow {
+    /// Whom.
+    pub subscription_id: SubscriptionId,
+    /// How long it took.
+    pub millis: i64,
+    /// The HTTP status of the answer, where there was one.
+    pub status: Option<u16>,
+    /// The beginning of the answer.
+    pub said: String,
 }
 
 /// A correction of stock on hand.

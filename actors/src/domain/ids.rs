@@ -134,6 +134,10 @@ id!(/// One parcel of an order, planned or under way.
     ShipmentId, "shipment", "shipment");
 id!(/// One provider call that was committed before it is made; its text is the provider's request id.
     TaskId, "task", "task");
+id!(/// One piece of news on its way; what its Message-ID or webhook id is made of.
+    NoticeId, "notice", "notice");
+id!(/// A merchant's standing wish to be called.
+    SubscriptionId, "hook", "subscription");
 id!(/// A product of the catalogue; its SKUs are what is sold.
     ProductId, "product", "product");
 id!(/// One file of stock corrections.

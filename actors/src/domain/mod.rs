@@ -6,6 +6,7 @@ mod fact;
 mod ids;
 mod import;
 mod money;
+pub(crate) mod notice;
 mod order;
 mod parcel;
 mod payment;
@@ -19,11 +20,15 @@ pub mod change;
 pub use command::{Command, Commanded};
 pub use draft::Draft;
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
-pub use ids::{EventSeq, IdError, ImportId, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
+pub use ids::{
+    EventSeq, IdError, ImportId, NoticeId, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, SubscriptionId,
+    TaskId,
+};
 pub use import::{
     BadLine, Correction, ImportLine, ImportMode, ImportState, ImportView, LineProblem, MOST_UNITS, rehearse,
 };
 pub use money::{Currency, Money, MoneyError};
+pub use notice::{Channel, MAILED, NoticeState, Subscription};
 pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
 pub use parcel::{ChosenShipping, Parcel, Service};
 pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};

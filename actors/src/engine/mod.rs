@@ -2,6 +2,7 @@
 
 mod buyers;
 mod imports;
+mod notices;
 mod staff;
 
 use std::{
@@ -26,14 +27,16 @@ use crate::{
     clock::Clock,
     context::{Context, ReturnUrls},
     directory::{Directory, Kind, Node},
-    domain::{Policy, Refusal},
+    domain::{Channel, Policy, Refusal},
     error,
     faults::Faults,
     importer::{Importing, Imports},
     journal::{Condition, Journal, JournalReport},
+    news::News,
     order::{Orderly, Orders},
+    outbox::{self, Telling},
     payment::{Paying, Payments},
-    ports::{Locator, PaymentProvider},
+    ports::{Locator, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
     sku::{Sku, Skus},
     store::{
@@ -46,6 +49,7 @@ use crate::{
 
 pub use buyers::{CheckedOut, Webhook};
 pub use imports::{Import, Imported};
+pub use notices::{Resubscribe, Subscribe};
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -60,6 +64,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Providers of payments.
     pub providers: Vec<Arc<dyn PaymentProvider>>,
+    /// Ways out for news; what has none is told to nobody.
+    pub notifiers: Vec<Arc<dyn Notifier>>,
     /// Where a provider sends the buyer of an order back to: after approving, after changing its mind.
     pub return_urls: ReturnUrls,
     /// The clock; it is calibrated to the database.
@@ -81,7 +87,8 @@ pub struct Engine {
     checkouts: Checkouts,
     coordinators: Arc<Directory<Coordinator>>,
     reconciler: Arc<Directory<Reconciling>>,
-    heartbeat: tokio::task::JoinHandle<()>,
+    outbox: Arc<Directory<Telling>>,
+    heartbeats: [tokio::task::JoinHandle<()>; 2],
     tree: Tree,
     admission: Arc<Semaphore>,
     flights: Flights,
@@ -109,12 +116,17 @@ impl Engine {
             clock.clone(),
             Arc::clone(&escalate),
         ));
+        let notifiers: HashMap<Channel, _> =
+            settings.notifiers.into_iter().map(|notifier| (notifier.channel(), notifier)).collect();
+        let news = Arc::new(News::new(notifiers.contains_key(&Channel::Mail)));
         let publish = skus.clone();
         let faults = Arc::clone(&settings.faults);
         let limit = settings.admission + INTERNAL;
-        let journal =
-            Journal::start(settings.connect, limit, faults, move |sku_id, counters| publish.publish(sku_id, counters))
-                .await?;
+        let journal = Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters| {
+            publish.publish(sku_id, counters);
+        })
+        .await?;
+        news.learn(load::notices::subscriptions(&pool).await?);
         let context = Arc::new(Context {
             clock: clock.clone(),
             policy: settings.policy,
@@ -127,6 +139,8 @@ impl Engine {
                 .into_iter()
                 .map(|provider| (provider.name(), provider))
                 .collect::<HashMap<_, _>>(),
+            notifiers,
+            news,
             return_urls: settings.return_urls,
         });
 
@@ -147,12 +161,16 @@ impl Engine {
             payments: payments.clone(),
             imports: imports.clone(),
         };
-        let reconciler = Directory::new(reconciling, clock.clone(), escalate);
+        let reconciler = Directory::new(reconciling, clock.clone(), Arc::clone(&escalate));
+        let outbox = Directory::new(Telling { context: Arc::clone(&context) }, clock.clone(), escalate);
 
-        let tree = plant(&skus, &orders, &payments, &coordinators, &imports, &reconciler)
+        let tree = plant(&skus, &orders, &payments, &coordinators, &imports, &reconciler, &outbox)
             .await
             .map_err(|_| sqlx::Error::WorkerCrashed)?;
-        let heartbeat = tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler)));
+        let heartbeats = [
+            tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler))),
+            tokio::spawn(outbox::keep_telling(Arc::clone(&context), Arc::clone(&outbox))),
+        ];
         Ok(Self {
             context,
             skus,
@@ -162,7 +180,8 @@ impl Engine {
             checkouts: Checkouts::new(Arc::clone(&coordinators)),
             coordinators,
             reconciler,
-            heartbeat,
+            outbox,
+            heartbeats,
             tree,
             admission: Arc::new(Semaphore::new(settings.admission)),
             flights: Flights::default(),
@@ -195,6 +214,7 @@ impl Engine {
             self.coordinators.node(most),
             self.payments.0.node(most),
             self.imports.0.node(most),
+            self.outbox.node(most),
             self.reconciler.node(most),
         ];
         Node { children, ..Node::plain("souk", if self.serving().is_ok() { "running" } else { "away" }) }
@@ -215,6 +235,7 @@ impl Engine {
             }
             Importing::ONE => key.parse().is_ok_and(|import_id| self.imports.0.release(import_id)),
             Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
+            Telling::ONE => key.parse().is_ok_and(|channel| self.outbox.release(channel)),
             Reconciling::ONE => self.reconciler.release(reconciler::KEY),
             _ => false,
         };
@@ -269,7 +290,7 @@ impl Engine {
     /// Stops in order: nothing new is let in, what was begun is finished, the actors end leaves first.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.heartbeat.abort();
+        self.heartbeats.iter().for_each(tokio::task::JoinHandle::abort);
         self.tree.fell().await;
         let patience = Duration::from_secs(5);
         tokio::time::timeout(patience, self.context.pool.close()).await.ok();
@@ -297,11 +318,13 @@ async fn plant(
     coordinators: &Arc<Directory<Coordinator>>,
     imports: &Imports,
     reconciler: &Arc<Directory<Reconciling>>,
+    outbox: &Arc<Directory<Telling>>,
 ) -> Result<Tree, Refusal> {
     let mut tree = Tree::plant().await?;
     // in the order in which they end: whoever begins work first, whoever carries it last
     tree.supervise(reconciler).await?;
     tree.supervise(&imports.0).await?;
+    tree.supervise(outbox).await?;
     tree.supervise(coordinators).await?;
     tree.supervise(&payments.0).await?;
     tree.supervise(&orders.0).await?;

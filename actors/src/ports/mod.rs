@@ -11,7 +11,7 @@ pub use carrier::{
     BuyLabel, Carrier, Customs, CustomsItem, Label, LabelFile, LabelStatus, ParcelLocator, Tracking, TrackingStatus,
     Void,
 };
-pub use notifier::{Notice, Notifier, SendError};
+pub use notifier::{Delivery, Notice, Notifier, SendError};
 
 use crate::domain::{Address, Currency, Intent, Money, PaymentId, TaskId};
 pub use crate::domain::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};

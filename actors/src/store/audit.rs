@@ -149,6 +149,15 @@ pub const CHECKS: &[Check] = &[
                   is distinct from (l.applied, l.failed, l.pending) or (i.state = 'done') <> (l.pending = 0))",
     },
     Check {
+        name: "news-overdue",
+        sentence: "news that are due are told, or tried, within five minutes",
+        sql: "select format('notice %s (%s, %s) of order %s, due %s, %s attempts: %s', id, channel, kind, order_id, next_at,
+                  attempts, last_error)
+              from outbox o where state = 'open' and next_at < $1 - interval '5 minutes' and not exists (
+                  select from outbox earlier where earlier.channel = o.channel and earlier.subscription_id = o.subscription_id
+                  and earlier.order_id = o.order_id and earlier.state = 'open' and earlier.id < o.id)",
+    },
+    Check {
         name: "idle-transaction",
         sentence: "no connection sits in a transaction",
         sql: "select format('pid %s, since %s', pid, state_change) from pg_stat_activity

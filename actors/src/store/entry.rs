@@ -5,7 +5,10 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    domain::{OrderId, OrderStatus, PartState, SkuId, Who, change::Changes},
+    domain::{
+        OrderId, OrderStatus, PartState, SkuId, Who,
+        change::{Changes, NoticeRow},
+    },
     shelf::Hold,
 };
 
@@ -24,6 +27,8 @@ pub struct Entry {
     pub lines: Vec<Line>,
     /// Everything else.
     pub changes: Option<Box<Changes>>,
+    /// Who is to hear of its events; the journal fills it in.
+    pub notices: Vec<NoticeRow>,
     /// Promises to take stock away, kept until this is settled.
     pub holds: Vec<Hold>,
 }
@@ -109,7 +114,16 @@ impl Entry {
     /// An entry of nothing yet.
     #[must_use]
     pub fn new(at: DateTime<Utc>, who: Who) -> Self {
-        Self { at, who, key: None, place: None, lines: Vec::new(), changes: None, holds: Vec::new() }
+        Self {
+            at,
+            who,
+            key: None,
+            place: None,
+            lines: Vec::new(),
+            changes: None,
+            notices: Vec::new(),
+            holds: Vec::new(),
+        }
     }
 
     /// What takes this entry out of a batch whose conflicts are `ids`, if anything does.
@@ -139,7 +153,7 @@ impl Entry {
             let stock = c.parts.len() + c.splits.len() + c.openings.len() + c.adjustments.len();
             stock + c.events.len() + c.facts.len() + turns + 4
         });
-        2 + self.lines.len() * 2 + changes
+        2 + self.lines.len() * 2 + self.notices.len() + changes
     }
 
     /// Every SKU whose counters this entry changes.

@@ -4,6 +4,7 @@ pub mod audit;
 pub(crate) mod entry;
 mod ids;
 pub(crate) mod load;
+pub mod notices;
 pub mod read;
 pub(crate) mod write;
 

@@ -14,7 +14,7 @@ use souk_actors::{
     clock::Clock,
     domain::{Address, Counters, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, change::Opening},
     faults::Faults,
-    ports::{Locator, PaymentProvider},
+    ports::{Locator, Notifier, PaymentProvider},
     store::read::OrderView,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -26,11 +26,12 @@ pub(crate) struct Setup {
     pub(crate) admission: usize,
     pub(crate) clock: Clock,
     pub(crate) provider: Option<Arc<FakeProvider>>,
+    pub(crate) notifiers: Vec<Arc<dyn Notifier>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { admission: 4_096, clock: Clock::default(), provider: None }
+        Self { admission: 4_096, clock: Clock::default(), provider: None, notifiers: Vec::new() }
     }
 }
 
@@ -67,6 +68,7 @@ impl TestEngine {
                 attempts: 5,
             },
             providers: vec![port],
+            notifiers: setup.notifiers,
             return_urls: Arc::new(|order_id| {
                 (format!("https://shop.example/{order_id}"), "https://shop.example/".into())
             }),
@@ -167,7 +169,8 @@ impl TestEngine {
 
     /// The books are right: at once what is never wrong, and soon what takes a moment.
     pub(crate) async fn clean(&self) {
-        const TAKES_A_MOMENT: [&str; 4] = ["hold-overdue", "task-stuck", "webhook-unprocessed", "idle-transaction"];
+        const TAKES_A_MOMENT: [&str; 5] =
+            ["hold-overdue", "task-stuck", "webhook-unprocessed", "news-overdue", "idle-transaction"];
         let findings = self.engine.audit().await.expect("an audit");
         let wrong: Vec<_> = findings.iter().filter(|finding| !TAKES_A_MOMENT.contains(&finding.check)).collect();
         assert!(wrong.is_empty(), "{wrong:#?}");

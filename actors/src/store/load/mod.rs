@@ -1,6 +1,7 @@
 //! What actors start from, and what is due. Read on the engine's own pool, never on the journal's connection.
 
 pub(crate) mod imports;
+pub(crate) mod notices;
 mod order;
 
 use std::collections::HashMap;

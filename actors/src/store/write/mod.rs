@@ -10,6 +10,7 @@
 mod calls;
 mod imports;
 mod money;
+mod notices;
 mod order;
 mod place;
 mod stock;
@@ -65,22 +66,36 @@ pub(crate) enum WriteError {
     Database(#[from] sqlx::Error),
 }
 
-/// Ledger numbers for the journal's own use, leased in blocks that last for seconds at full speed.
-pub(crate) struct LedgerIds(Range<i64>);
+/// Numbers for rows that the journal makes itself.
+pub(crate) struct Numbers {
+    ledger: Series,
+    notices: Series,
+}
 
-impl LedgerIds {
-    const BLOCK: i64 = 1_000_000;
-
+impl Numbers {
     pub(crate) fn new() -> Self {
-        Self(0..0)
+        // blocks that last for seconds at full speed
+        let ledger = Series { name: "ledger", block: 1_000_000, left: 0..0 };
+        let notices = Series { name: "notice", block: 10_000, left: 0..0 };
+        Self { ledger, notices }
     }
+}
 
-    async fn base(&mut self, conn: &mut PgConnection, rows: i64) -> Result<i64, sqlx::Error> {
-        if self.0.end - self.0.start < rows {
-            self.0 = ids::lease(&mut *conn, "ledger", 1, Self::BLOCK.max(rows)).await?;
+/// One series of numbers, leased in blocks.
+struct Series {
+    name: &'static str,
+    block: i64,
+    left: Range<i64>,
+}
+
+impl Series {
+    /// The first of `rows` numbers, none of them below `floor`.
+    async fn base(&mut self, conn: &mut PgConnection, floor: i64, rows: i64) -> Result<i64, sqlx::Error> {
+        if self.left.end - self.left.start < rows {
+            self.left = ids::lease(&mut *conn, self.name, floor, self.block.max(rows)).await?;
         }
-        let base = self.0.start;
-        self.0.start += rows;
+        let base = self.left.start;
+        self.left.start += rows;
         Ok(base)
     }
 }
@@ -89,16 +104,20 @@ impl LedgerIds {
 pub(crate) async fn batch(
     conn: &mut PgConnection,
     fence: Fence,
-    ledger: &mut LedgerIds,
+    numbers: &mut Numbers,
     entries: &[Entry],
 ) -> Result<Written, WriteError> {
     let rows = entries.iter().map(|entry| entry.weight() as i64).sum();
-    let base = ledger.base(conn, rows).await?;
-    if entries.iter().all(|entry| entry.changes.is_none()) {
+    let base = numbers.ledger.base(conn, 1, rows).await?;
+    if entries.iter().all(|entry| entry.changes.is_none() && entry.notices.is_empty()) {
         return place::place(conn, place::ALONE, fence, base, &entries.iter().collect::<Vec<_>>()).await;
     }
+    // a notice's number is what receivers tell a repetition by: a database that came back from a backup must not use one twice
+    let told = entries.iter().map(|entry| entry.notices.len() as i64).sum();
+    let floor = entries.first().map_or(1, |entry| entry.at.timestamp_millis());
+    let notice_base = numbers.notices.base(conn, floor, told).await?;
     conn.execute("begin").await?;
-    let written = in_transaction(conn, fence, base, entries).await;
+    let written = in_transaction(conn, fence, base, notice_base, entries).await;
     match written {
         Ok(written) => {
             conn.execute("commit").await?;
@@ -125,6 +144,7 @@ async fn in_transaction(
     conn: &mut PgConnection,
     fence: Fence,
     mut base: i64,
+    notice_base: i64,
     entries: &[Entry],
 ) -> Result<Written, WriteError> {
     raise(conn, fence).await?;
@@ -140,9 +160,9 @@ async fn in_transaction(
     let mut counters = placed.counters;
 
     // a checkout that lost its key to another brings no payment along
-    let live = moved.into_iter().filter(|entry| entry.conflict(&conflicts).is_none());
+    let live: Vec<&Entry> = moved.into_iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
     let changes: Vec<(&Entry, &Changes)> =
-        live.filter_map(|entry| entry.changes.as_deref().map(|changes| (entry, changes))).collect();
+        live.iter().filter_map(|entry| entry.changes.as_deref().map(|changes| (*entry, changes))).collect();
     stock::splits(conn, &changes).await?;
     base = stock::parts(conn, base, &changes, &mut counters).await?;
     base = stock::openings(conn, base, &changes, &mut counters).await?;
@@ -159,6 +179,12 @@ async fn in_transaction(
     money::refunds(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
+    notices::notices(conn, notice_base, &live).await?;
+    notices::marks(conn, &changes).await?;
+    notices::attempts(conn, &changes).await?;
+    notices::replays(conn, &changes).await?;
+    notices::subscriptions(conn, &changes).await?;
+    notices::unsubscribed(conn, &changes).await?;
     remember_conflicts(conn, &conflicts).await?;
     Ok(Written { conflicts, counters })
 }

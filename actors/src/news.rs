@@ -1,0 +1,122 @@
+//! Who is to hear of an entry's events: the buyer by mail, and merchants who have subscribed.
+//!
+//! Subscriptions are kept in memory, so that a checkout pays nothing while nobody subscribes to placements. This engine
+//! alone writes their table, and what it holds here changes after the commit: a subscription begins when its answer is
+//! given.
+
+use std::sync::{
+    Arc, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::{Mutex, Notify};
+
+use crate::{
+    domain::{
+        Channel, EventSeq, MAILED, OrderId, OrderStatus, Subscription, SubscriptionId,
+        change::NoticeRow,
+        notice::{CONFIRMED, PLACED},
+    },
+    store::entry::Entry,
+};
+
+/// What the engine knows of who listens.
+pub(crate) struct News {
+    /// Whether buyers are mailed at all.
+    mails: bool,
+    subscriptions: RwLock<Arc<Vec<Arc<Subscription>>>>,
+    /// Whether anybody wants to hear of placements: the one event that the hot path has.
+    placed_wanted: AtomicBool,
+    /// Held by whoever changes a subscription: what is read, changed and committed must not be overtaken.
+    pub changing: Mutex<()>,
+    fresh: Notify,
+}
+
+impl News {
+    /// Nobody has subscribed yet; buyers are told if they are mailed.
+    pub(crate) fn new(mails: bool) -> Self {
+        Self {
+            mails,
+            subscriptions: RwLock::default(),
+            placed_wanted: AtomicBool::new(false),
+            changing: Mutex::new(()),
+            fresh: Notify::new(),
+        }
+    }
+
+    /// Takes in what Postgres knows, once this engine alone writes there and before it writes anything.
+    pub(crate) fn learn(&self, subscriptions: Vec<Subscription>) {
+        self.set(subscriptions.into_iter().map(Arc::new).collect());
+    }
+
+    /// Every subscription, in the order in which they were made.
+    pub(crate) fn subscriptions(&self) -> Arc<Vec<Arc<Subscription>>> {
+        Arc::clone(&self.subscriptions.read().expect("no panic under this lock"))
+    }
+
+    pub(crate) fn subscription(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        self.subscriptions().iter().find(|subscription| subscription.id == id).cloned()
+    }
+
+    /// Takes a subscription in that has been committed, new or changed.
+    pub(crate) fn put(&self, subscription: Subscription) {
+        let mut all = self.subscriptions().to_vec();
+        match all.iter_mut().find(|known| known.id == subscription.id) {
+            Some(known) => *known = Arc::new(subscription),
+            None => all.push(Arc::new(subscription)),
+        }
+        self.set(all);
+    }
+
+    /// Forgets a subscription whose end has been committed.
+    pub(crate) fn forget(&self, id: SubscriptionId) {
+        let all = self.subscriptions();
+        self.set(all.iter().filter(|subscription| subscription.id != id).cloned().collect());
+    }
+
+    fn set(&self, all: Vec<Arc<Subscription>>) {
+        let wanted = all.iter().any(|subscription| subscription.wants(PLACED) || subscription.wants(CONFIRMED));
+        *self.subscriptions.write().expect("no panic under this lock") = Arc::new(all);
+        self.placed_wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// The notices of an entry's events, in the order of the events.
+    pub(crate) fn of(&self, entry: &Entry) -> Vec<NoticeRow> {
+        let events = entry.changes.as_deref().map_or(&[][..], |changes| &changes.events);
+        let free = entry.place.as_deref().filter(|place| place.status == OrderStatus::Confirmed);
+        let placed = entry.place.as_deref().filter(|_| self.placed_wanted.load(Ordering::Relaxed));
+        if events.is_empty() && free.is_none() && placed.is_none() {
+            return Vec::new();
+        }
+        let mut notices = Vec::new();
+        let subscriptions = self.subscriptions();
+        let mut tell = |order_id: OrderId, event_seq: EventSeq, kind: &'static str| {
+            let notice = |channel, subscription_id| NoticeRow { channel, subscription_id, order_id, event_seq, kind };
+            if self.mails && MAILED.contains(&kind) {
+                notices.push(notice(Channel::Mail, None));
+            }
+            let wanting = subscriptions.iter().filter(|subscription| subscription.wants(kind));
+            notices.extend(wanting.map(|subscription| notice(Channel::Merchants, Some(subscription.id))));
+        };
+        if let Some(place) = entry.place.as_deref() {
+            tell(place.order_id, 1, PLACED);
+        }
+        if let Some(place) = free {
+            tell(place.order_id, 1, CONFIRMED); // there is nothing to pay
+        }
+        for event in events {
+            tell(event.order_id, event.seq, event.kind);
+        }
+        notices
+    }
+
+    /// There are news in Postgres.
+    pub(crate) fn wake(&self) {
+        self.fresh.notify_one();
+    }
+
+    /// Resolves when there are, or may be.
+    pub(crate) async fn fresh(&self) {
+        self.fresh.notified().await;
+    }
+}
