@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use souk_actors::domain::{Invalid, Refusal};
+use souk_actors::domain::{Invalid, RefundLimit, Refusal};
 
 /// What a client is told instead of an answer. Codes are stable; titles and details are for people.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -113,6 +113,14 @@ impl From<Refusal> for Problem {
                 .with("available", available),
             Refusal::StockChanged { on_hand } => {
                 Self::new(Status::CONFLICT, "stock_changed", "Stock has changed").detail(said).with("on_hand", on_hand)
+            }
+            Refusal::RefundExceeds { limit, left } => {
+                let code = match limit {
+                    RefundLimit::Captured => "refund_exceeds_captured",
+                    RefundLimit::Line => "refund_exceeds_line",
+                    RefundLimit::Shipping => "refund_exceeds_shipping",
+                };
+                Self::new(Status::CONFLICT, code, "More than can go back").detail(said).with("left", left)
             }
             Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
             Refusal::Away(_) => {

@@ -10,6 +10,7 @@ mod ops;
 mod orders;
 mod pages;
 mod products;
+mod refunds;
 mod serve;
 mod shipping;
 mod subscriptions;
@@ -75,6 +76,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))
         .routes(routes!(commands::note))
+        .routes(routes!(refunds::refund))
+        .routes(routes!(refunds::cancel))
+        .routes(routes!(refunds::capture))
         .routes(routes!(subscriptions::subscribe, subscriptions::list))
         .routes(routes!(subscriptions::show, subscriptions::update, subscriptions::unsubscribe))
         .routes(routes!(subscriptions::test))
