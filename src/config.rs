@@ -354,7 +354,7 @@ pub struct Sandbox {
     pub dir: PathBuf,
     pub smtp_listen: SocketAddr,
     pub shippo_key: Secret,
-    pub shippo_webhook_url: String,
+    pub shippo_webhook_url: Secret,
     pub shippo_webhook_secret: Secret,
 }
 
@@ -458,9 +458,9 @@ impl Config {
                 }
             }
         }
-        if self.sandbox.shippo_webhook_url.is_empty() {
+        if self.sandbox.shippo_webhook_url.expose().is_empty() {
             let (shop, token) = (&self.http.public_url, self.shippo.webhook_token.expose());
-            self.sandbox.shippo_webhook_url = format!("{shop}/v1/webhooks/shippo?token={token}");
+            self.sandbox.shippo_webhook_url = format!("{shop}/v1/webhooks/shippo?token={token}").into();
         }
         if self.shipping.from.line1.is_empty() {
             self.shipping.from = Origin::demo();

@@ -50,7 +50,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
         retry: Settings::default_retry(),
         shippo: ShippoSettings {
             key: config.sandbox.shippo_key.expose().to_owned(),
-            webhook_url: Some(config.sandbox.shippo_webhook_url.clone()),
+            webhook_url: Some(config.sandbox.shippo_webhook_url.expose().to_owned()),
             webhook_secret: Some(config.sandbox.shippo_webhook_secret.expose().to_owned()).filter(|it| !it.is_empty()),
             ..ShippoSettings::default()
         },

@@ -205,7 +205,7 @@ async fn an_option_is_believed_for_what_it_was_made_for() {
     }
 
     let mismatches: [(&str, fn(&mut Value, &str)); 5] = [
-        ("one line more", |basket, sku_id| basket["lines"] = json!([{ "sku_id": sku_id, "quantity": 2 }])),
+        ("two of one", |basket, sku_id| basket["lines"] = json!([{ "sku_id": sku_id, "quantity": 2 }])),
         ("fewer lines", |basket, _| drop(basket["lines"].as_array_mut().expect("a list").pop())),
         ("another unit", |basket, _| basket["lines"][0]["quantity"] = json!(2)),
         ("another postal code", |basket, _| basket["shipping_address"]["postal_code"] = json!("62702")),
