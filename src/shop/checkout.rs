@@ -2,7 +2,7 @@
 
 use souk_actors::{
     CheckedOut, Checkout,
-    domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId},
+    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId},
 };
 
 use super::{Shop, quote::Quote};
@@ -70,6 +70,9 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
 
 async fn quote(shop: &Shop, wish: &Wish) -> Result<Quote, Problem> {
     let quote = shop.prices.quote(&wish.lines, wish.currency).await?;
+    if !shop.paypal.charges(quote.total) {
+        return Err(Invalid::new("currency", format!("{} cannot be charged", quote.total)).into());
+    }
     match wish.expected_total {
         Some(expected) if expected != quote.total => Err(changed(&quote)),
         _ => Ok(quote),
