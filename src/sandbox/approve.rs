@@ -13,8 +13,8 @@ use url::Url;
 
 use super::{
     bank::Shared,
-    books::{Instrument, Order, Stage},
     orders,
+    records::{Instrument, Order, Stage},
 };
 
 #[derive(Deserialize)]
@@ -89,6 +89,7 @@ fn order_page(order: &Order) -> String {
     html.push_str(&match order.stage {
         Stage::Open | Stage::Approved(_) => buttons(order),
         Stage::Completed { .. } => "<p class=note>This order has been paid.</p>".to_owned(),
+        Stage::Voided => "<p class=note>This order has expired.</p>".to_owned(),
     });
     html
 }
@@ -126,7 +127,7 @@ fn buttons(order: &Order) -> String {
             "<p class=note>The card you chose does not work. Choose again.</p>"
         }
         Stage::Approved(_) => "<p class=note>You have agreed already; the shop has not taken the money yet.</p>",
-        Stage::Open | Stage::Completed { .. } => "",
+        Stage::Open | Stage::Completed { .. } | Stage::Voided => "",
     };
     format!(
         "{note}<form method=post action=/checkoutnow><input type=hidden name=token value=\"{token}\">\

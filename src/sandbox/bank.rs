@@ -17,12 +17,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     Settings,
-    books::{Books, Change, Instrument, Order},
+    books::{Books, Change},
     clock::Clock,
     errors::Problem,
     faults::{Faults, Operation},
     journal::Journal,
     orders,
+    records::{Delivery, Instrument, Order, RefundStatus, Webhook},
     signing::Authority,
     webhooks::Courier,
 };
@@ -82,7 +83,7 @@ impl Bank {
         let (answer, line, early) = {
             let mut books = self.locked();
             let (answer, change) = decide(&books, self.clock.now())?;
-            let (line, early) = self.commit(&mut books, &change);
+            let (line, early) = self.commit(&mut books, change);
             (answer, line, early)
         };
         self.saved(line).await?;
@@ -102,9 +103,28 @@ impl Bank {
         Ok(answer)
     }
 
-    /// Where events are delivered.
-    pub(super) fn webhook_url(&self) -> String {
-        self.knobs.webhook_url().unwrap_or_else(|| self.settings.webhook_url.clone())
+    /// The webhooks that are registered; the configured one is there from the start.
+    pub(super) fn webhooks(&self, books: &Books) -> Vec<Webhook> {
+        let is_other = |webhook: &&Arc<Webhook>| webhook.id != self.settings.webhook_id;
+        let others = books.webhooks.rows().iter().filter(is_other).map(|webhook| (**webhook).clone());
+        let all = std::iter::once(self.configured(books)).chain(others);
+        all.filter(|webhook| !webhook.deleted).collect()
+    }
+
+    /// The configured webhook as it is now: it may have been told to go elsewhere, changed over the API, or deleted.
+    pub(super) fn configured(&self, books: &Books) -> Webhook {
+        let Settings { webhook_id, webhook_url, .. } = &self.settings;
+        let original = || Webhook {
+            id: webhook_id.clone(),
+            url: webhook_url.clone(),
+            event_types: vec!["*".to_owned()],
+            deleted: false,
+        };
+        let mut webhook = books.webhooks.get(webhook_id).map_or_else(original, |webhook| (**webhook).clone());
+        if let Some(url) = self.knobs.webhook_url() {
+            webhook.url = url;
+        }
+        webhook
     }
 
     /// Reads what is in memory.
@@ -113,7 +133,7 @@ impl Bank {
     }
 
     /// Changes the books without waiting for the disk: for deliveries, where the worst is a delivery too many.
-    pub(super) fn note(&self, change: &Change) {
+    pub(super) fn note(&self, change: Change) {
         self.commit(&mut self.locked(), change);
     }
 
@@ -122,12 +142,13 @@ impl Bank {
         self.journal.synced(line).await.map_err(|_| Problem::bare(StatusCode::INTERNAL_SERVER_ERROR))
     }
 
-    fn commit(&self, books: &mut Books, change: &Change) -> (u64, Vec<oneshot::Receiver<()>>) {
+    fn commit(&self, books: &mut Books, mut change: Change) -> (u64, Vec<oneshot::Receiver<()>>) {
         if change.is_empty() {
             return (self.journal.last(), Vec::new());
         }
-        books.apply(change);
-        let line = self.journal.append(change);
+        self.address(books, &mut change);
+        books.apply(&change);
+        let line = self.journal.append(&change);
         let mut early = Vec::new();
         for delivery in &change.deliveries {
             if delivery.attempts.is_empty() && self.faults.is_early(&delivery.event_type) {
@@ -137,6 +158,21 @@ impl Bank {
             }
         }
         (line, early)
+    }
+
+    /// Adds a transmission of each event to each webhook that wants it.
+    fn address(&self, books: &Books, change: &mut Change) {
+        let told = change.events.iter().filter(|event| !event.simulated);
+        let told: Vec<_> = told.cloned().collect();
+        if told.is_empty() {
+            return;
+        }
+        let (webhooks, certificate) = (self.webhooks(books), self.authority.genuine());
+        for event in told {
+            let wanting = webhooks.iter().filter(|webhook| webhook.wants(&event.event_type));
+            let deliveries = wanting.map(|webhook| Delivery::of(&event, &webhook.id, &certificate.name, event.created));
+            change.deliveries.extend(deliveries.map(Arc::new));
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, Books> {
@@ -192,9 +228,8 @@ impl Calls {
         let mut tallies = self.0.lock().expect("nothing panics while it counts");
         let tally = tallies.entry(operation).or_default();
         tally.received += 1;
-        let can_be_replayed = matches!(operation, Operation::Create | Operation::Capture | Operation::Refund);
         match status {
-            StatusCode::OK if can_be_replayed => tally.replayed += 1,
+            StatusCode::OK if operation.can_be_replayed() => tally.replayed += 1,
             status if status.is_success() => tally.executed += 1,
             _ => tally.refused += 1,
         }
@@ -211,6 +246,7 @@ pub(super) struct Knobs {
     auto_approve: Mutex<Option<Duration>>,
     serve_chain: AtomicBool,
     webhook_url: Mutex<Option<String>>,
+    refunds: Mutex<RefundStatus>,
 }
 
 impl Knobs {
@@ -232,12 +268,21 @@ impl Knobs {
         self.serve_chain.store(chain, Ordering::Relaxed);
     }
 
-    /// Where events are delivered, if not where the sandbox was told to when it began.
+    /// What refunds over the API come to.
+    pub(super) fn refunds(&self) -> RefundStatus {
+        *self.refunds.lock().expect("nothing panics while it holds a knob")
+    }
+
+    pub(super) fn set_refunds(&self, status: RefundStatus) {
+        *self.refunds.lock().expect("nothing panics while it holds a knob") = status;
+    }
+
+    /// Where the configured webhook is, if somebody has pulled this string.
     fn webhook_url(&self) -> Option<String> {
         self.webhook_url.lock().expect("nothing panics while it holds a knob").clone()
     }
 
-    pub(super) fn set_webhook_url(&self, url: String) {
-        *self.webhook_url.lock().expect("nothing panics while it holds a knob") = Some(url);
+    pub(super) fn set_webhook_url(&self, url: Option<String>) {
+        *self.webhook_url.lock().expect("nothing panics while it holds a knob") = url;
     }
 }

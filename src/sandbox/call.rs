@@ -20,7 +20,8 @@ const MINIMAL: [&str; 3] = ["id", "status", "links"];
 pub(super) struct Call {
     /// `PayPal-Request-Id`: the key that makes a repetition harmless.
     pub(super) request_id: Option<String>,
-    representation: bool,
+    /// `Prefer: return=representation`.
+    pub(super) representation: bool,
     body: Bytes,
 }
 

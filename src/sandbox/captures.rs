@@ -10,12 +10,16 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
+    authorizations,
     bank::Shared,
-    books::{Books, Capture, CaptureState, Change},
+    books::{Books, Change},
     call::Call,
     clock,
     errors::Problem,
-    events,
+    events::{self, put},
+    ids,
+    money::Money,
+    records::{Capture, CaptureState, Instrument, Order, Unit},
 };
 
 /// `GET /v2/payments/captures/{id}`
@@ -23,6 +27,46 @@ pub(super) async fn show(State(bank): State<Shared>, Path(id): Path<String>, _: 
     let capture = bank.inspect(|books| books.captures.get(&id).cloned()).await?;
     let capture = capture.ok_or_else(Problem::unknown_resource)?;
     Ok(Json(view(&bank.base, &capture)))
+}
+
+/// What a charge of this instrument comes to; nothing, if it is refused.
+pub(super) fn outcome(instrument: Instrument) -> Option<CaptureState> {
+    match instrument {
+        Instrument::Good | Instrument::Partial { .. } => Some(CaptureState::Completed),
+        Instrument::Slow => Some(CaptureState::Pending { reason: "ECHECK".to_owned() }),
+        Instrument::Declined => Some(CaptureState::Declined),
+        Instrument::Refused => None,
+    }
+}
+
+/// A charge of a purchase unit, without an authorization.
+pub(super) fn charge(order: &Order, unit: &Unit, amount: Money, state: CaptureState, now: DateTime<Utc>) -> Capture {
+    Capture {
+        id: ids::resource(),
+        order_id: order.id.clone(),
+        authorization_id: None,
+        request_id: None,
+        reference_id: unit.reference_id.clone(),
+        amount,
+        custom_id: unit.custom_id.clone(),
+        invoice_id: unit.invoice_id.clone(),
+        state,
+        final_capture: true,
+        refunded: 0,
+        reversal: None,
+        refunds: Vec::new(),
+        created: now,
+        updated: now,
+    }
+}
+
+/// How a new capture is announced.
+pub(super) fn event_type(state: &CaptureState) -> &'static str {
+    match state {
+        CaptureState::Completed => "PAYMENT.CAPTURE.COMPLETED",
+        CaptureState::Pending { .. } => "PAYMENT.CAPTURE.PENDING",
+        CaptureState::Declined | CaptureState::Failed => "PAYMENT.CAPTURE.DECLINED",
+    }
 }
 
 /// The bank decides about a pending capture.
@@ -41,6 +85,9 @@ pub(super) fn decide(
     }
     let capture = Arc::new(Capture { state, updated: now, ..(**capture).clone() });
     let mut change = Change { captures: vec![Arc::clone(&capture)], ..Change::default() };
+    if matches!(capture.state, CaptureState::Declined | CaptureState::Failed) {
+        change.authorizations = authorizations::without(books, &capture, now);
+    }
     if let Some(event_type) = event_type {
         change.announce(events::capture(base, &capture, event_type, now));
     }
@@ -50,36 +97,40 @@ pub(super) fn decide(
 /// The capture as PayPal shows it.
 pub(super) fn view(base: &str, capture: &Capture) -> Value {
     let url = format!("{base}/v2/payments/captures/{}", capture.id);
-    let order_url = format!("{base}/v2/checkout/orders/{}", capture.order_id);
+    let mut related = json!({"order_id": capture.order_id});
+    put(&mut related, "authorization_id", capture.authorization_id.as_deref());
+    let above = match &capture.authorization_id {
+        Some(id) => format!("{base}/v2/payments/authorizations/{id}"),
+        None => format!("{base}/v2/checkout/orders/{}", capture.order_id),
+    };
     let mut view = json!({
         "id": capture.id,
         "status": capture.status(),
         "amount": capture.amount,
-        "final_capture": true,
+        "final_capture": capture.final_capture,
         "disbursement_mode": "INSTANT",
         "seller_protection": {
             "status": "ELIGIBLE",
             "dispute_categories": ["ITEM_NOT_RECEIVED", "UNAUTHORIZED_TRANSACTION"],
         },
-        "supplementary_data": {"related_ids": {"order_id": capture.order_id}},
+        "supplementary_data": {"related_ids": related},
         "create_time": clock::stamp(capture.created),
         "update_time": clock::stamp(capture.updated),
         "links": [
             {"href": url, "rel": "self", "method": "GET"},
             {"href": format!("{url}/refund"), "rel": "refund", "method": "POST"},
-            {"href": order_url, "rel": "up", "method": "GET"},
+            {"href": above, "rel": "up", "method": "GET"},
         ],
     });
-    if let Some(custom_id) = &capture.custom_id {
-        view["custom_id"] = json!(custom_id);
-    }
-    if let Some(invoice_id) = &capture.invoice_id {
-        view["invoice_id"] = json!(invoice_id);
-    }
+    put(&mut view, "custom_id", capture.custom_id.as_deref());
+    put(&mut view, "invoice_id", capture.invoice_id.as_deref());
     match &capture.state {
         CaptureState::Completed => view["seller_receivable_breakdown"] = receivable(capture),
         CaptureState::Pending { reason } => view["status_details"] = json!({"reason": reason}),
         CaptureState::Declined | CaptureState::Failed => {}
+    }
+    if let Some(reversal) = &capture.reversal {
+        view["status_details"] = json!({"reason": reversal.reason});
     }
     view
 }

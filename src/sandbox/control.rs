@@ -1,37 +1,36 @@
 //! `/_sandbox/`: the strings that tests and developers pull. JSON in, JSON out; nobody has to log in, for the sandbox
-//! listens on loopback only.
+//! listens on loopback only. What becomes of money is in [`super::rulings`], the books are in [`super::extracts`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequest, Path, Query, Request, State},
+    extract::{FromRequest, Path, Request, State},
     http::StatusCode,
 };
+use chrono::TimeDelta;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
     bank::Shared,
-    books::{Amount, Books, Capture, CaptureState, Change, Delivery, Instrument, Named, Order, Refund, Shelf, Stage},
-    captures,
+    books::{Books, Change},
+    draft::MoneyRequest,
     errors::Problem,
     faults::{FaultRule, TrickRule},
-    money::Money,
-    orders, refunds, webhooks,
+    records::{Delivery, DeliveryState, Instrument, Order, RefundStatus, Stage},
+    webhooks,
 };
 
-/// How many rows of each list [`books`] shows, unless it is asked for more.
-const ROWS: usize = 1000;
 /// How long [`settle`] waits, unless it is asked to wait longer.
 const SETTLE_MS: u64 = 10_000;
 /// How many orders [`approve_all`] approves at once.
 const APPROVALS: usize = 256;
 
 /// A body that may be left out; whatever it holds must be known, for a test with a typing error must not pass.
-pub(super) struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     type Rejection = Problem;
@@ -60,8 +59,8 @@ pub(super) async fn stop(State(bank): State<Shared>) -> Json<Value> {
 }
 
 /// What the instrument will do when it is charged, in a test's words.
-#[derive(Deserialize, Clone, Copy)]
-enum How {
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
     #[serde(rename = "complete")]
     Complete,
     #[serde(rename = "pending")]
@@ -70,15 +69,20 @@ enum How {
     Refused,
     #[serde(rename = "capture")]
     Declined,
+    /// Of the first purchase unit only so much, or half.
+    #[serde(rename = "partial")]
+    Partial,
 }
 
 impl How {
-    fn instrument(self) -> Instrument {
+    /// `minor` is what a partial one gives.
+    pub(super) fn instrument(self, minor: i64) -> Instrument {
         match self {
             Self::Complete => Instrument::Good,
             Self::Pending => Instrument::Slow,
             Self::Refused => Instrument::Refused,
             Self::Declined => Instrument::Declined,
+            Self::Partial => Instrument::Partial { minor },
         }
     }
 }
@@ -87,6 +91,7 @@ impl How {
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
     how: Option<How>,
+    amount: Option<MoneyRequest>,
 }
 
 /// `POST /_sandbox/orders/{id}/approve`
@@ -95,7 +100,7 @@ pub(super) async fn approve(
     Path(id): Path<String>,
     Body(approval): Body<Approval>,
 ) -> Result<Json<Value>, Problem> {
-    choose(&bank, &id, approval.how.unwrap_or(How::Complete)).await
+    choose(&bank, &id, approval, How::Complete).await
 }
 
 /// `POST /_sandbox/orders/{id}/decline`
@@ -104,11 +109,19 @@ pub(super) async fn decline(
     Path(id): Path<String>,
     Body(approval): Body<Approval>,
 ) -> Result<Json<Value>, Problem> {
-    choose(&bank, &id, approval.how.unwrap_or(How::Refused)).await
+    choose(&bank, &id, approval, How::Refused).await
 }
 
-async fn choose(bank: &Shared, id: &str, how: How) -> Result<Json<Value>, Problem> {
-    let order = bank.approve(id, how.instrument()).await?;
+async fn choose(bank: &Shared, id: &str, approval: Approval, usual: How) -> Result<Json<Value>, Problem> {
+    let order = bank.look(|books| books.orders.get(id).cloned()).ok_or_else(Problem::unknown_resource)?;
+    let whole = order.units[0].amount.money; // a draft without units is refused
+    let part = approval.amount.map(|amount| amount.check("/amount")).transpose()?;
+    if part.is_some_and(|part| part.currency != whole.currency || part.minor <= 0) {
+        return Err(Problem::issue("INVALID_PARAMETER_VALUE").at("/amount"));
+    }
+    let minor = part.map_or(whole.minor / 2, |part| part.minor);
+    let instrument = approval.how.unwrap_or(usual).instrument(minor);
+    let order = bank.approve(id, instrument).await?;
     Ok(Json(json!({"id": order.id, "status": order.status()})))
 }
 
@@ -150,6 +163,16 @@ pub(super) struct KnobRequest {
     after_ms: Option<u64>,
     serve_chain: Option<bool>,
     webhook_url: Option<String>,
+    refunds: Option<RefundsHow>,
+}
+
+/// What refunds over the API come to.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum RefundsHow {
+    Complete,
+    Pending,
+    Failed,
 }
 
 /// `POST /_sandbox/settings`
@@ -161,121 +184,21 @@ pub(super) async fn set(State(bank): State<Shared>, Body(knobs): Body<KnobReques
         bank.knobs.set_serve_chain(chain);
     }
     if let Some(url) = knobs.webhook_url {
-        bank.knobs.set_webhook_url(url);
+        bank.knobs.set_webhook_url(Some(url));
+    }
+    if let Some(how) = knobs.refunds {
+        bank.knobs.set_refunds(match how {
+            RefundsHow::Complete => RefundStatus::Completed,
+            RefundsHow::Pending => RefundStatus::Pending,
+            RefundsHow::Failed => RefundStatus::Failed,
+        });
     }
     let after_ms = bank.knobs.auto_approve().map(|after| after.as_millis());
     Json(json!({
         "auto_approve": after_ms.is_some(), "after_ms": after_ms,
-        "serve_chain": bank.knobs.serve_chain(), "webhook_url": bank.webhook_url(),
+        "serve_chain": bank.knobs.serve_chain(), "webhook_url": bank.look(|books| bank.configured(books).url),
+        "refunds": bank.knobs.refunds(),
     }))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Drift {
-    currency_code: Option<String>,
-    value: Option<String>,
-    custom_id: Option<String>,
-}
-
-/// `POST /_sandbox/orders/{id}/drift`: the books say something else than what was ordered.
-pub(super) async fn drift(
-    State(bank): State<Shared>,
-    Path(id): Path<String>,
-    Body(drift): Body<Drift>,
-) -> Result<Json<Value>, Problem> {
-    let change = |books: &Books, _| {
-        let order = books.orders.get(&id).ok_or_else(Problem::unknown_resource)?;
-        let order = drift.applied_to(order)?;
-        Ok((order.total(), Change::order(order)))
-    };
-    let total = bank.transact(change).await?;
-    Ok(Json(json!({"id": id, "amount": total})))
-}
-
-impl Drift {
-    fn applied_to(self, order: &Order) -> Result<Order, Problem> {
-        let mut order = order.clone();
-        let unit = &mut order.units[0]; // a draft without units is refused
-        if self.custom_id.is_some() {
-            unit.custom_id = self.custom_id;
-        }
-        let money = unit.amount.money;
-        let code = self.currency_code.as_deref().unwrap_or(money.currency.code);
-        let value = self.value.unwrap_or_else(|| money.value());
-        let money = Money::read(code, &value).map_err(Problem::issue)?;
-        unit.amount = Amount { money, breakdown: BTreeMap::new() };
-        unit.items.clear();
-        Ok(order)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Ruling {
-    status: RulingStatus,
-    reason: Option<String>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-enum RulingStatus {
-    Completed,
-    Pending,
-    /// The capture is DECLINED, and the event says DENIED.
-    Denied,
-    /// The capture is DECLINED, and so says the event.
-    Declined,
-    /// The capture is FAILED, and no event says so.
-    Failed,
-}
-
-/// `POST /_sandbox/captures/{id}/status`: the bank decides about a pending capture.
-pub(super) async fn rule(
-    State(bank): State<Shared>,
-    Path(id): Path<String>,
-    Body(ruling): Body<Ruling>,
-) -> Result<Json<Value>, Problem> {
-    let reason = ruling.reason.unwrap_or_else(|| "PENDING_REVIEW".to_owned());
-    let (state, event_type) = match ruling.status {
-        RulingStatus::Completed => (CaptureState::Completed, Some("PAYMENT.CAPTURE.COMPLETED")),
-        RulingStatus::Pending => (CaptureState::Pending { reason }, Some("PAYMENT.CAPTURE.PENDING")),
-        RulingStatus::Denied => (CaptureState::Declined, Some("PAYMENT.CAPTURE.DENIED")),
-        RulingStatus::Declined => (CaptureState::Declined, Some("PAYMENT.CAPTURE.DECLINED")),
-        RulingStatus::Failed => (CaptureState::Failed, None),
-    };
-    let decide = |books: &Books, now| captures::decide(books, &bank.base, &id, state, event_type, now);
-    let capture = bank.transact(decide).await?;
-    Ok(Json(captures::view(&bank.base, &capture)))
-}
-
-/// `POST /_sandbox/captures/{id}/refund`: a refund that the merchant makes on PayPal's own pages.
-pub(super) async fn refund(
-    State(bank): State<Shared>,
-    Path(id): Path<String>,
-    Body(request): Body<refunds::RefundRequest>,
-) -> Result<Json<Value>, Problem> {
-    give_back(&bank, &id, &request, "PAYMENT.CAPTURE.REFUNDED").await
-}
-
-/// `POST /_sandbox/captures/{id}/reverse`: PayPal takes the money back.
-pub(super) async fn reverse(
-    State(bank): State<Shared>,
-    Path(id): Path<String>,
-    Body(request): Body<refunds::RefundRequest>,
-) -> Result<Json<Value>, Problem> {
-    give_back(&bank, &id, &request, "PAYMENT.CAPTURE.REVERSED").await
-}
-
-async fn give_back(
-    bank: &Shared,
-    id: &str,
-    request: &refunds::RefundRequest,
-    event_type: &str,
-) -> Result<Json<Value>, Problem> {
-    let ask = |books: &Books, now| refunds::give_back(books, &bank.base, id, request, None, event_type, now);
-    let (refund, _fresh) = bank.transact(ask).await?;
-    Ok(Json(refunds::view(&bank.base, &refund)))
 }
 
 #[derive(Deserialize)]
@@ -361,122 +284,55 @@ pub(super) async fn settle(State(bank): State<Shared>, Body(patience): Body<Pati
     Json(json!({"settled": webhooks::settle(&bank, limit).await}))
 }
 
-/// `GET /_sandbox/books/summary`: the same at a hundred thousand orders as at one.
-pub(super) async fn summary(State(bank): State<Shared>) -> Result<Json<Value>, Problem> {
-    let (totals, counts) = bank.inspect(|books| (books.totals.clone(), counts(books))).await?;
-    let mut summary = json!(totals);
-    for (name, count) in counts {
-        summary[name] = json!(count);
-    }
-    summary["calls"] = json!(bank.calls.tallies());
-    Ok(Json(summary))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Repeat {
+    order_id: Option<String>,
+    event_type: Option<String>,
 }
 
-fn counts(books: &Books) -> [(&'static str, usize); 5] {
-    [
-        ("orders", books.orders.rows().len()),
-        ("captures", books.captures.rows().len()),
-        ("refunds", books.refunds.rows().len()),
-        ("events", books.events.rows().len()),
-        ("deliveries", books.deliveries.rows().len()),
-    ]
+impl Repeat {
+    /// What is due goes out anyhow.
+    fn wants(&self, delivery: &Delivery) -> bool {
+        !matches!(delivery.state, DeliveryState::Due(_))
+            && self.order_id.as_ref().is_none_or(|only| *only == delivery.order_id)
+            && self.event_type.as_ref().is_none_or(|only| *only == delivery.event_type)
+    }
+}
+
+/// `POST /_sandbox/webhooks/replay`: transmissions once more as they were, as somebody would who has recorded them.
+pub(super) async fn replay(State(bank): State<Shared>, Body(repeat): Body<Repeat>) -> Result<Json<Value>, Problem> {
+    let again = |books: &Books, now| {
+        let wanted = books.deliveries.rows().iter().filter(|delivery| repeat.wants(delivery));
+        let due = wanted.map(|delivery| Delivery { state: DeliveryState::Due(now), ..(**delivery).clone() });
+        let change = Change { deliveries: due.map(Arc::new).collect(), ..Change::default() };
+        Ok((change.deliveries.len(), change))
+    };
+    let replayed = bank.transact(again).await?;
+    Ok(Json(json!({"replayed": replayed})))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Window {
-    offset: Option<usize>,
-    limit: Option<usize>,
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    valid_days: Option<u16>,
+    #[serde(default)]
+    forget_old: bool,
 }
 
-impl Window {
-    fn of<T: Named>(&self, shelf: &Shelf<T>) -> Vec<Arc<T>> {
-        let rows = shelf.rows().iter().skip(self.offset.unwrap_or(0));
-        rows.take(self.limit.unwrap_or(ROWS)).cloned().collect()
-    }
-}
+/// How long a new certificate is valid, unless it is asked for less.
+const VALID_DAYS: u16 = 365;
 
-/// The books as they are shown: a window into each list, and how long each list is.
-#[derive(Serialize)]
-pub(super) struct Extract {
-    orders: Vec<Value>,
-    captures: Vec<Value>,
-    refunds: Vec<Value>,
-    deliveries: Vec<Arc<Delivery>>,
-    totals: Value,
-}
-
-/// `GET /_sandbox/books?offset=…&limit=…`: in the order of creation.
-pub(super) async fn books(State(bank): State<Shared>, Query(window): Query<Window>) -> Result<Json<Extract>, Problem> {
-    let rows = |books: &Books| {
-        let deliveries = window.of(&books.deliveries);
-        (window.of(&books.orders), window.of(&books.captures), window.of(&books.refunds), deliveries)
-    };
-    let (orders, captures, refunds, deliveries) = bank.inspect(rows).await?;
-    Ok(Json(Extract {
-        orders: orders.iter().map(|order| order_row(order)).collect(),
-        captures: captures.iter().map(|capture| capture_row(capture)).collect(),
-        refunds: refunds.iter().map(|refund| refund_row(refund)).collect(),
-        deliveries,
-        totals: summary(State(bank)).await?.0,
-    }))
-}
-
-fn order_row(order: &Order) -> Value {
-    let captures = match &order.stage {
-        Stage::Completed { captures, .. } => captures.as_slice(),
-        Stage::Open | Stage::Approved(_) => &[],
-    };
-    json!({
-        "id": order.id,
-        "status": order.status(),
-        "amount": order.total(),
-        "custom_id": order.units[0].custom_id,
-        "invoice_id": order.units[0].invoice_id,
-        "request_id": order.request_id,
-        "captures": captures,
-        "created": order.created,
-    })
-}
-
-fn capture_row(capture: &Capture) -> Value {
-    json!({
-        "id": capture.id,
-        "order_id": capture.order_id,
-        "status": capture.status(),
-        "amount": capture.amount,
-        "refunded": capture.amount.of(capture.refunded),
-        "custom_id": capture.custom_id,
-        "invoice_id": capture.invoice_id,
-        "refunds": capture.refunds,
-        "created": capture.created,
-    })
-}
-
-fn refund_row(refund: &Refund) -> Value {
-    json!({
-        "id": refund.id,
-        "capture_id": refund.capture_id,
-        "order_id": refund.order_id,
-        "amount": refund.amount,
-        "request_id": refund.request_id,
-        "created": refund.created,
-    })
-}
-
-/// `GET /_sandbox/orders/{id}`: one order with all that belongs to it.
-pub(super) async fn order(State(bank): State<Shared>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    let read = |books: &Books| {
-        let sheet = books.sheet(&id)?;
-        let ours = books.deliveries.rows().iter().filter(|delivery| delivery.order_id == id);
-        Some((sheet, ours.cloned().collect::<Vec<_>>()))
-    };
-    let (sheet, deliveries) = bank.inspect(read).await?.ok_or_else(Problem::unknown_resource)?;
-    Ok(Json(json!({
-        "order": orders::view(&bank.base, &sheet),
-        "stage": sheet.order.stage,
-        "request_id": sheet.order.request_id,
-        "captures": sheet.captures.iter().map(|capture| capture_row(capture)).collect::<Vec<_>>(),
-        "refunds": sheet.refunds.iter().map(|refund| refund_row(refund)).collect::<Vec<_>>(),
-        "deliveries": deliveries,
-    })))
+/// `POST /_sandbox/certificates/rotate`
+pub(super) async fn rotate(State(bank): State<Shared>, Body(rotation): Body<Rotation>) -> Result<Json<Value>, Problem> {
+    let valid = TimeDelta::days(rotation.valid_days.unwrap_or(VALID_DAYS).into());
+    let house = Arc::clone(&bank);
+    let rotate = move || house.authority.rotate(&house.settings.dir, house.clock.now(), valid, rotation.forget_old);
+    let rotated = tokio::task::spawn_blocking(rotate).await.map_err(std::io::Error::other).flatten();
+    rotated.map_err(|error| {
+        tracing::error!(%error, "sandbox: no new certificate");
+        Problem::bare(StatusCode::INTERNAL_SERVER_ERROR)
+    })?;
+    let name = &bank.authority.genuine().name;
+    Ok(Json(json!({"name": name, "url": format!("{}/v1/notifications/certs/{name}", bank.base)})))
 }

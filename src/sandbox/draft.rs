@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    books::{Amount, Experience, Item, Unit},
     errors::Problem,
     money::Money,
+    records::{Amount, Experience, Intent, Item, Unit},
 };
 
 /// The parts of an amount, and whether they are added to it or taken off.
@@ -37,6 +37,22 @@ struct SourceRequest {
     paypal: Option<WalletRequest>,
 }
 
+/// The body of `confirm-payment-source`.
+#[derive(Deserialize)]
+pub(super) struct ConfirmRequest {
+    payment_source: Option<SourceRequest>,
+}
+
+impl ConfirmRequest {
+    /// How the wallet is to be shown; no other source is known here.
+    pub(super) fn check(self) -> Result<Experience, Problem> {
+        let source = self.payment_source.ok_or_else(|| missing("/payment_source"))?;
+        let wallet =
+            source.paypal.ok_or_else(|| Problem::issue("PAYMENT_SOURCE_CANNOT_BE_USED").at("/payment_source"))?;
+        wallet.experience_context.unwrap_or_default().check()
+    }
+}
+
 #[derive(Deserialize)]
 struct WalletRequest {
     experience_context: Option<ExperienceRequest>,
@@ -50,7 +66,7 @@ struct ExperienceRequest {
 }
 
 #[derive(Deserialize)]
-struct UnitRequest {
+pub(super) struct UnitRequest {
     reference_id: Option<String>,
     amount: Option<AmountRequest>,
     payee: Option<Value>,
@@ -89,6 +105,7 @@ struct ItemRequest {
 
 /// An order that may be opened.
 pub(super) struct Draft {
+    pub(super) intent: Intent,
     pub(super) wallet: bool,
     pub(super) experience: Experience,
     pub(super) units: Vec<Unit>,
@@ -101,30 +118,37 @@ impl OrderRequest {
     }
 
     pub(super) fn check(self) -> Result<Draft, Problem> {
-        check_intent(self.intent.as_deref())?;
+        let intent = read_intent(self.intent.as_deref())?;
         let requests = self.purchase_units.ok_or_else(|| missing("/purchase_units"))?;
         check_count(requests.len())?;
         let several = requests.len() > 1;
         let units = requests.into_iter().enumerate().map(|(index, unit)| unit.check(index, several));
         let units = units.collect::<Result<Vec<_>, _>>()?;
-        check_references(&units)?;
-        check_currency(&units)?;
+        check_units(intent, &units)?;
 
         let wallet = self.payment_source.and_then(|source| source.paypal);
         let is_wallet = wallet.is_some();
         let context = wallet.and_then(|wallet| wallet.experience_context).or(self.application_context);
-        Ok(Draft { wallet: is_wallet, experience: context.unwrap_or_default().check()?, units })
+        Ok(Draft { intent, wallet: is_wallet, experience: context.unwrap_or_default().check()?, units })
     }
 }
 
-fn check_intent(intent: Option<&str>) -> Result<(), Problem> {
+pub(super) fn read_intent(intent: Option<&str>) -> Result<Intent, Problem> {
     match intent {
-        Some("CAPTURE") => Ok(()),
-        // Authorizations are not built yet.
-        Some("AUTHORIZE") => Err(Problem::issue("UNSUPPORTED_INTENT").at("/intent").value("AUTHORIZE")),
+        Some("CAPTURE") => Ok(Intent::Capture),
+        Some("AUTHORIZE") => Ok(Intent::Authorize),
         Some(other) => Err(Problem::issue("INVALID_PARAMETER_VALUE").at("/intent").value(other)),
         None => Err(missing("/intent")),
     }
+}
+
+/// What must be true of all units together.
+pub(super) fn check_units(intent: Intent, units: &[Unit]) -> Result<(), Problem> {
+    if intent == Intent::Authorize && units.len() > 1 {
+        return Err(Problem::issue("UNSUPPORTED_INTENT").at("/intent").value("AUTHORIZE"));
+    }
+    check_references(units)?;
+    check_currency(units)
 }
 
 fn check_count(units: usize) -> Result<(), Problem> {
@@ -167,7 +191,8 @@ impl ExperienceRequest {
 }
 
 impl UnitRequest {
-    fn check(self, index: usize, several: bool) -> Result<Unit, Problem> {
+    /// Reads the unit at this place of the body, which may be one of several.
+    pub(super) fn check(self, index: usize, several: bool) -> Result<Unit, Problem> {
         if several && self.reference_id.is_none() {
             return Err(Problem::issue("REFERENCE_ID_REQUIRED").at(format!("/purchase_units/{index}/reference_id")));
         }

@@ -21,6 +21,8 @@ pub(super) struct Problem {
     details: Vec<Detail>,
     links: Vec<Value>,
     retry_after: Option<u32>,
+    /// Name and message, where the status does not say them.
+    words: Option<(&'static str, &'static str)>,
 }
 
 #[derive(Serialize)]
@@ -38,7 +40,7 @@ struct Detail {
 impl Problem {
     /// A refusal without details: the status says it all.
     pub(super) fn bare(status: StatusCode) -> Self {
-        Self { status, details: Vec::new(), links: Vec::new(), retry_after: None }
+        Self { status, details: Vec::new(), links: Vec::new(), retry_after: None, words: None }
     }
 
     /// A refusal by the name of its issue, with PayPal's status and words. An unknown issue is a 422.
@@ -51,7 +53,7 @@ impl Problem {
             "method": "GET",
         });
         let detail = Detail { field: None, value: None, location: None, issue, description };
-        Self { status, details: vec![detail], links: vec![information], retry_after: None }
+        Self { details: vec![detail], links: vec![information], ..Self::bare(status) }
     }
 
     /// A refusal by the code of a `PayPal-Mock-Response`: an issue, or the name of a whole class of errors.
@@ -60,6 +62,11 @@ impl Problem {
             Some(status) => Self::bare(status),
             None => Self::issue(code),
         }
+    }
+
+    /// A refusal in the older shape of the webhooks API, where the name says what is wrong.
+    pub(super) fn named(status: StatusCode, name: &'static str, message: &'static str) -> Self {
+        Self { words: Some((name, message)), ..Self::bare(status) }
     }
 
     /// No such order, capture or refund.
@@ -106,7 +113,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let debug_id = ids::debug();
-        let (name, message) = class(self.status);
+        let (name, message) = self.words.unwrap_or_else(|| class(self.status));
         let mut body = json!({"name": name, "message": message, "debug_id": debug_id, "links": self.links});
         if !self.details.is_empty() {
             body["details"] = json!(self.details);

@@ -22,25 +22,65 @@ use super::{bank::Shared, errors::Problem, oauth, wire::Cut};
 pub(super) enum Operation {
     Token,
     Create,
-    /// Any GET of an order, a capture or a refund.
+    /// PATCH of an order.
+    Patch,
+    /// Any GET of an order, an authorization, a capture or a refund.
     Inspect,
     Capture,
+    Authorize,
+    CaptureAuthorization,
+    Reauthorize,
+    Void,
     Refund,
+    /// Any GET of disputes.
+    Dispute,
+    /// Any GET of events.
+    Events,
+    /// The postback of a signature.
+    Verify,
     /// The GET of a signing certificate.
     Certificate,
 }
 
 impl Operation {
     fn of(request: &Request) -> Option<Self> {
-        let route = request.extensions().get::<MatchedPath>()?.as_str();
+        let route = request.extensions().get::<MatchedPath>()?.as_str().trim_end_matches('/');
         match (request.method().as_str(), route) {
             ("POST", "/v1/oauth2/token") => Some(Self::Token),
             ("POST", "/v2/checkout/orders") => Some(Self::Create),
+            ("PATCH", "/v2/checkout/orders/{id}") => Some(Self::Patch),
             ("POST", "/v2/checkout/orders/{id}/capture") => Some(Self::Capture),
+            ("POST", "/v2/checkout/orders/{id}/authorize") => Some(Self::Authorize),
+            ("POST", "/v2/payments/authorizations/{id}/capture") => Some(Self::CaptureAuthorization),
+            ("POST", "/v2/payments/authorizations/{id}/reauthorize") => Some(Self::Reauthorize),
+            ("POST", "/v2/payments/authorizations/{id}/void") => Some(Self::Void),
             ("POST", "/v2/payments/captures/{id}/refund") => Some(Self::Refund),
+            ("POST", "/v1/notifications/verify-webhook-signature") => Some(Self::Verify),
             ("GET", "/v1/notifications/certs/{name}") => Some(Self::Certificate),
             ("GET", route) if route.starts_with("/v2/") => Some(Self::Inspect),
+            ("GET", route) if route.starts_with("/v1/customer/disputes") => Some(Self::Dispute),
+            ("GET", route) if route.starts_with("/v1/notifications/webhooks-events") => Some(Self::Events),
             _ => None,
+        }
+    }
+
+    /// Whether a 200 means that an earlier call had done it already.
+    pub(super) fn can_be_replayed(self) -> bool {
+        match self {
+            Self::Create
+            | Self::Capture
+            | Self::Authorize
+            | Self::CaptureAuthorization
+            | Self::Reauthorize
+            | Self::Refund => true,
+            Self::Token
+            | Self::Patch
+            | Self::Inspect
+            | Self::Void
+            | Self::Dispute
+            | Self::Events
+            | Self::Verify
+            | Self::Certificate => false,
         }
     }
 }
@@ -91,6 +131,8 @@ pub(super) enum Trick {
     Duplicate,
     /// The same fact is told once more, as another event in another transmission.
     DuplicateNew,
+    /// Signed with another key than that of the certificate.
+    BadSignature,
     /// The body was changed after it was signed.
     Tamper,
     /// The body was changed so that the signature still holds.

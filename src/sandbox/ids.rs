@@ -15,6 +15,11 @@ pub(super) fn resource() -> String {
     id
 }
 
+/// A dispute: `PP-D-27803`.
+pub(super) fn dispute() -> String {
+    format!("PP-D-{}", Uuid::new_v4().as_u128() % 1_000_000_000_000)
+}
+
 /// A webhook event: `WH-2C707249AJ963352S-8WR62076K2971640M`.
 pub(super) fn event() -> String {
     format!("WH-{}-{}", resource(), resource())

@@ -4,30 +4,41 @@
 //! talks to it is checked from the other end. What it has said survives a kill; what it does wrong is scripted through
 //! `/_sandbox/` ([`control`]).
 //!
-//! Read on in this order: [`bank`] (the one way to change anything) over [`books`] and [`journal`]; [`orders`],
-//! [`captures`] and [`refunds`] with [`draft`], [`call`] and [`errors`]; [`events`], [`webhooks`] and [`signing`] with
-//! [`notifications`]; [`approve`] for the buyer; [`faults`], [`forge`] and [`wire`] for what goes wrong.
+//! Read on in this order: [`bank`] (the one way to change anything) over [`records`], [`books`] and [`journal`];
+//! [`orders`], [`authorizations`], [`captures`], [`refunds`] and [`disputes`] with [`draft`], [`patch`], [`tracking`],
+//! [`call`] and [`errors`]; [`keeper`] for what falls due; [`events`], [`webhooks`] and [`signing`] with
+//! [`notifications`] and [`subscriptions`]; [`approve`] for the buyer; [`control`], [`rulings`] and [`extracts`] for
+//! tests; [`faults`], [`forge`] and [`wire`] for what goes wrong.
 
 mod approve;
+mod authorizations;
 mod bank;
 mod books;
 mod call;
 mod captures;
 mod clock;
 mod control;
+mod disputes;
 mod draft;
 mod errors;
 mod events;
+mod extracts;
 mod faults;
 mod forge;
 mod ids;
 mod journal;
+mod keeper;
 mod money;
 mod notifications;
 mod oauth;
 mod orders;
+mod patch;
+mod records;
 mod refunds;
+mod rulings;
 mod signing;
+mod subscriptions;
+mod tracking;
 mod webhooks;
 mod wire;
 
@@ -89,6 +100,7 @@ pub struct Sandbox {
     bank: Shared,
     server: JoinHandle<io::Result<()>>,
     courier: JoinHandle<()>,
+    keeper: JoinHandle<()>,
 }
 
 /// Opens the books in `settings.dir` and serves.
@@ -115,7 +127,8 @@ pub async fn start(settings: Settings) -> io::Result<Sandbox> {
     let serve = axum::serve(Door(listener), service).with_graceful_shutdown(async move { stopped.stopped().await });
     let server = tokio::spawn(async move { serve.await });
     let courier = tokio::spawn(webhooks::run(Arc::clone(&bank)));
-    Ok(Sandbox { addr, bank, server, courier })
+    let keeper = tokio::spawn(keeper::run(Arc::clone(&bank)));
+    Ok(Sandbox { addr, bank, server, courier, keeper })
 }
 
 impl Sandbox {
@@ -131,6 +144,7 @@ impl Sandbox {
         let _cut_off = tokio::time::timeout(LAST_CALLS, &mut self.server).await;
         self.server.abort();
         let _ended = (&mut self.courier).await;
+        let _ended = (&mut self.keeper).await;
         self.bank.close().await;
     }
 }
@@ -141,20 +155,50 @@ impl Drop for Sandbox {
     }
 }
 
-/// Everything that is served.
-fn routes(bank: &Shared) -> Router {
-    let guarded = Router::new()
+/// Orders, payments and disputes.
+fn money_routes() -> Router<Shared> {
+    Router::new()
         .route("/v2/checkout/orders", post(orders::create))
-        .route("/v2/checkout/orders/{id}", get(orders::show))
+        .route("/v2/checkout/orders/{id}", get(orders::show).patch(patch::order))
+        .route("/v2/checkout/orders/{id}/confirm-payment-source", post(orders::confirm))
         .route("/v2/checkout/orders/{id}/capture", post(orders::capture))
         .route("/v2/checkout/orders/{id}/authorize", post(orders::authorize))
+        .route("/v2/checkout/orders/{id}/track", post(tracking::create))
+        .route("/v2/payments/authorizations/{id}", get(authorizations::show))
+        .route("/v2/payments/authorizations/{id}/capture", post(authorizations::capture))
+        .route("/v2/payments/authorizations/{id}/reauthorize", post(authorizations::reauthorize))
+        .route("/v2/payments/authorizations/{id}/void", post(authorizations::void))
         .route("/v2/payments/captures/{id}", get(captures::show))
         .route("/v2/payments/captures/{id}/refund", post(refunds::create))
         .route("/v2/payments/refunds/{id}", get(refunds::show))
-        .route("/v1/notifications/verify-webhook-signature", post(notifications::verify))
-        .route("/v1/notifications/webhooks-events", get(notifications::list))
-        .route("/v1/notifications/webhooks-events/{id}", get(notifications::show))
-        .route("/v1/notifications/webhooks-events/{id}/resend", post(notifications::resend))
+        .route("/v1/customer/disputes", get(disputes::list))
+        .route("/v1/customer/disputes/{id}", get(disputes::show))
+}
+
+/// Webhooks and their events; official clients ask for them with and without a slash at the end.
+fn webhook_routes() -> Router<Shared> {
+    let one = || get(subscriptions::show).patch(subscriptions::update).delete(subscriptions::delete);
+    let routes = [
+        ("webhooks", get(subscriptions::list).post(subscriptions::create)),
+        ("webhooks/{id}", one()),
+        ("webhooks/{id}/event-types", get(subscriptions::event_types)),
+        ("webhooks-event-types", get(subscriptions::all_event_types)),
+        ("webhooks-events", get(notifications::list)),
+        ("webhooks-events/{id}", get(notifications::show)),
+        ("webhooks-events/{id}/resend", post(notifications::resend)),
+        ("simulate-event", post(notifications::simulate)),
+        ("verify-webhook-signature", post(notifications::verify)),
+    ];
+    routes.into_iter().fold(Router::new(), |router, (path, handlers)| {
+        let path = format!("/v1/notifications/{path}");
+        router.route(&path, handlers.clone()).route(&format!("{path}/"), handlers)
+    })
+}
+
+/// Everything that is served.
+fn routes(bank: &Shared) -> Router {
+    let guarded = money_routes()
+        .merge(webhook_routes())
         .route_layer(middleware::from_fn_with_state(Arc::clone(bank), oauth::guard));
 
     let open = Router::new()
@@ -167,20 +211,31 @@ fn routes(bank: &Shared) -> Router {
         .route("/stop", post(control::stop))
         .route("/settings", post(control::set))
         .route("/clock", post(control::advance))
-        .route("/books", get(control::books))
-        .route("/books/summary", get(control::summary))
-        .route("/orders/{id}", get(control::order))
+        .route("/books", get(extracts::books))
+        .route("/books/summary", get(extracts::summary))
+        .route("/books/money", get(extracts::money))
+        .route("/orders/{id}", get(extracts::order))
         .route("/orders/{id}/approve", post(control::approve))
         .route("/orders/{id}/decline", post(control::decline))
-        .route("/orders/{id}/drift", post(control::drift))
+        .route("/orders/{id}/drift", post(rulings::drift))
+        .route("/orders/{id}/capture", post(rulings::charge))
+        .route("/orders/{id}/expire", post(rulings::expire))
         .route("/approve_all", post(control::approve_all))
-        .route("/captures/{id}/status", post(control::rule))
-        .route("/captures/{id}/refund", post(control::refund))
-        .route("/captures/{id}/reverse", post(control::reverse))
+        .route("/authorizations/{id}", post(rulings::rule_authorization))
+        .route("/authorizations/{id}/captures", post(rulings::instruct))
+        .route("/captures/{id}/status", post(rulings::rule))
+        .route("/captures/{id}/refund", post(rulings::refund))
+        .route("/captures/{id}/reverse", post(rulings::reverse))
+        .route("/captures/{id}/unreverse", post(rulings::unreverse))
+        .route("/captures/{id}/dispute", post(rulings::dispute))
+        .route("/refunds/{id}", post(rulings::rule_refund))
+        .route("/disputes/{id}", post(rulings::rule_dispute))
+        .route("/certificates/rotate", post(control::rotate))
         .route("/faults", get(control::faults).post(control::script).delete(control::forgive))
         .route("/webhooks", get(control::courier))
         .route("/webhooks/hold", post(control::hold))
         .route("/webhooks/release", post(control::release))
+        .route("/webhooks/replay", post(control::replay))
         .route("/webhooks/settle", post(control::settle));
 
     guarded

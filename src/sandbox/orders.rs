@@ -1,4 +1,4 @@
-//! Orders v2: open, show, capture. What a buyer decides on the approval page ends here as well.
+//! Orders v2: open, show, confirm, capture, authorize. What a buyer decides on the approval page ends here as well.
 
 use std::sync::Arc;
 
@@ -11,13 +11,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::{
+    authorizations,
     bank::Shared,
-    books::{Books, Capture, CaptureState, Change, Instrument, Order, Sheet, Stage, Unit},
+    books::{Books, Change, Replay, Sheet},
     call::Call,
     captures, clock,
-    draft::{Draft, OrderRequest},
+    draft::{ConfirmRequest, Draft, OrderRequest},
     errors::Problem,
-    events, ids, refunds,
+    events, ids,
+    money::Money,
+    records::{Authorization, Capture, CaptureState, Instrument, Intent, Order, Stage, Unit},
+    refunds, tracking,
 };
 
 /// How long PayPal remembers the `PayPal-Request-Id` of an order's create and capture calls.
@@ -64,14 +68,39 @@ pub(super) async fn capture(
     Ok(call.answer(fresh, view(&bank.base, &sheet)))
 }
 
-/// `POST /v2/checkout/orders/{id}/authorize`: every order here has `intent=CAPTURE`.
+/// `POST /v2/checkout/orders/{id}/authorize`
 pub(super) async fn authorize(
     State(bank): State<Shared>,
     Path(id): Path<String>,
-    _: Call,
+    call: Call,
 ) -> Result<Response, Problem> {
-    let known = bank.inspect(|books| books.orders.get(&id).is_some()).await?;
-    Err(if known { Problem::issue("ACTION_DOES_NOT_MATCH_INTENT") } else { Problem::unknown_resource() })
+    call.optional_json::<Value>()?;
+    let key = call.request_id.as_deref();
+    let (sheet, fresh) = bank.transact(|books, now| reserve(books, &bank.base, &id, key, now)).await?;
+    Ok(call.answer(fresh, view(&bank.base, &sheet)))
+}
+
+/// `POST /v2/checkout/orders/{id}/confirm-payment-source`: the buyer is to pay with the wallet.
+pub(super) async fn confirm(
+    State(bank): State<Shared>,
+    Path(id): Path<String>,
+    call: Call,
+) -> Result<Response, Problem> {
+    let experience = call.json::<ConfirmRequest>()?.check()?;
+    let confirmed = |books: &Books, now| {
+        let mut sheet = books.sheet(&id).ok_or_else(Problem::unknown_resource)?;
+        match sheet.order.stage {
+            Stage::Open => {}
+            Stage::Approved(_) => return Ok((sheet, Change::default())),
+            Stage::Completed { .. } => return Err(Problem::issue("ORDER_ALREADY_CAPTURED")),
+            Stage::Voided => return Err(Problem::issue("ORDER_EXPIRED")),
+        }
+        let order = Order { wallet: true, experience, updated: now, ..(*sheet.order).clone() };
+        sheet.order = Arc::new(order.clone());
+        Ok((sheet, Change::order(order)))
+    };
+    let sheet = bank.transact(confirmed).await?;
+    Ok(call.answer(false, view(&bank.base, &sheet)))
 }
 
 /// Opens an order, or finds the one that an earlier call with this key has opened.
@@ -85,7 +114,7 @@ fn open(
     at_once: bool,
     now: DateTime<Utc>,
 ) -> (Done, Change) {
-    let earlier = key.as_deref().and_then(|key| books.order_by_key(key));
+    let earlier = books.made_by(Replay::Create, "", key.as_deref()).and_then(|id| books.orders.get(id));
     if let Some(earlier) = earlier.filter(|order| now < order.created + KEY_LIFETIME) {
         let sheet = books.sheet(&earlier.id).expect("it was found just now");
         return ((sheet, false), Change::default());
@@ -95,14 +124,15 @@ fn open(
         request_id: key,
         created: now,
         updated: now,
+        intent: draft.intent,
         wallet: draft.wallet,
         experience: draft.experience,
         units: draft.units,
         stage: Stage::Open,
+        trackers: Vec::new(),
     };
     let change = if at_once { approved(&order, base, Instrument::Good, now) } else { Change::order(order.clone()) };
-    let sheet = Sheet { order: Arc::new(order), captures: Vec::new(), refunds: Vec::new() };
-    ((sheet, true), change)
+    ((Sheet::blank(order), true), change)
 }
 
 /// The buyer agrees, or comes back and chooses another instrument. Agreeing to the same again changes nothing.
@@ -121,6 +151,7 @@ pub(super) fn approve(
             Ok((Arc::clone(&change.orders[0]), change))
         }
         Stage::Completed { .. } => Err(Problem::issue("ORDER_ALREADY_CAPTURED")),
+        Stage::Voided => Err(Problem::issue("ORDER_EXPIRED")),
     }
 }
 
@@ -132,6 +163,29 @@ fn approved(order: &Order, base: &str, instrument: Instrument, now: DateTime<Utc
     change
 }
 
+/// The instrument that an approved order is paid with; or the order as an earlier call with this key has left it.
+fn instrument_of(
+    base: &str,
+    sheet: &Sheet,
+    key: Option<&str>,
+    now: DateTime<Utc>,
+    already: &str,
+) -> Result<Option<Instrument>, Problem> {
+    match &sheet.order.stage {
+        Stage::Open => Err(Problem::issue("ORDER_NOT_APPROVED").link("approve", &approval_url(base, &sheet.order.id))),
+        Stage::Voided => Err(Problem::issue("ORDER_EXPIRED")),
+        Stage::Completed { at, request_id, .. } => {
+            let same_call = key.is_some() && request_id.as_deref() == key && now < *at + KEY_LIFETIME;
+            if same_call { Ok(None) } else { Err(Problem::issue(already)) }
+        }
+        Stage::Approved(instrument) => Ok(Some(*instrument)),
+    }
+}
+
+fn declined(base: &str, order: &Order) -> Problem {
+    Problem::issue("INSTRUMENT_DECLINED").link("redirect", &approval_url(base, &order.id))
+}
+
 /// Takes the money, one capture for each purchase unit, as the buyer's instrument lets it be taken.
 fn settle(
     books: &Books,
@@ -141,64 +195,134 @@ fn settle(
     now: DateTime<Utc>,
 ) -> Result<(Done, Change), Problem> {
     let sheet = books.sheet(id).ok_or_else(Problem::unknown_resource)?;
-    let instrument = match &sheet.order.stage {
-        Stage::Open => return Err(Problem::issue("ORDER_NOT_APPROVED").link("approve", &approval_url(base, id))),
-        Stage::Completed { at, request_id, .. } => {
-            let same_call = key.is_some() && request_id.as_deref() == key && now < *at + KEY_LIFETIME;
-            return if same_call {
-                Ok(((sheet, false), Change::default()))
-            } else {
-                Err(Problem::issue("ORDER_ALREADY_CAPTURED"))
-            };
-        }
-        Stage::Approved(instrument) => *instrument,
+    if sheet.order.intent == Intent::Authorize {
+        let why = "Order was created with an intent to 'AUTHORIZE'. Please use v2/checkout/orders/order_id/authorize \
+                   to complete the transaction or alternately Create an order with an intent of 'CAPTURE'.";
+        return Err(Problem::issue("ACTION_DOES_NOT_MATCH_INTENT").because(why));
+    }
+    let Some(instrument) = instrument_of(base, &sheet, key, now, "ORDER_ALREADY_CAPTURED")? else {
+        return Ok(((sheet, false), Change::default()));
     };
-    let (state, event_type) = match instrument {
-        Instrument::Good => (CaptureState::Completed, "PAYMENT.CAPTURE.COMPLETED"),
-        Instrument::Slow => (CaptureState::Pending { reason: "ECHECK".into() }, "PAYMENT.CAPTURE.PENDING"),
-        Instrument::Declined => (CaptureState::Declined, "PAYMENT.CAPTURE.DECLINED"),
-        Instrument::Refused => {
-            return Err(Problem::issue("INSTRUMENT_DECLINED").link("redirect", &approval_url(base, id)));
-        }
+    let state = captures::outcome(instrument).ok_or_else(|| declined(base, &sheet.order))?;
+    let charge = |(index, unit): (usize, &Unit)| {
+        let capture = captures::charge(&sheet.order, unit, unit.amount.money, state.clone(), now);
+        Arc::new(if index == 0 { cut(capture, instrument) } else { capture })
     };
-    Ok(take(base, &sheet.order, &state, event_type, key, now))
+    let captures = sheet.order.units.iter().enumerate().map(charge).collect();
+    Ok(complete(base, &sheet.order, Vec::new(), captures, key, now))
 }
 
-fn take(
+/// The first capture, where the instrument does not give all of it.
+fn cut(capture: Capture, instrument: Instrument) -> Capture {
+    match instrument {
+        Instrument::Partial { minor } if minor < capture.amount.minor => {
+            Capture { amount: capture.amount.of(minor), final_capture: false, ..capture }
+        }
+        Instrument::Partial { .. }
+        | Instrument::Good
+        | Instrument::Slow
+        | Instrument::Refused
+        | Instrument::Declined => capture,
+    }
+}
+
+/// Has the money kept ready, as the buyer's instrument allows it.
+fn reserve(
+    books: &Books,
+    base: &str,
+    id: &str,
+    key: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<(Done, Change), Problem> {
+    let sheet = books.sheet(id).ok_or_else(Problem::unknown_resource)?;
+    if sheet.order.intent == Intent::Capture {
+        return Err(Problem::issue("ACTION_DOES_NOT_MATCH_INTENT"));
+    }
+    let Some(instrument) = instrument_of(base, &sheet, key, now, "ORDER_ALREADY_AUTHORIZED")? else {
+        return Ok(((sheet, false), Change::default()));
+    };
+    let units = sheet.order.units.iter();
+    let authorizations: Option<Vec<_>> =
+        units.map(|unit| authorizations::authorize(&sheet.order, unit, instrument, now).map(Arc::new)).collect();
+    let authorizations = authorizations.ok_or_else(|| declined(base, &sheet.order))?;
+    Ok(complete(base, &sheet.order, authorizations, Vec::new(), key, now))
+}
+
+/// The order is done with, and what was made of it is told.
+fn complete(
     base: &str,
     order: &Order,
-    state: &CaptureState,
-    event_type: &str,
+    authorizations: Vec<Arc<Authorization>>,
+    captures: Vec<Arc<Capture>>,
     key: Option<&str>,
     now: DateTime<Utc>,
 ) -> (Done, Change) {
-    let captures = order.units.iter().map(|unit| Arc::new(charge(order, unit, state.clone(), now)));
-    let captures: Vec<_> = captures.collect();
-    let capture_ids = captures.iter().map(|capture| capture.id.clone()).collect();
-    let stage = Stage::Completed { at: now, request_id: key.map(str::to_owned), captures: capture_ids };
-    let order = Arc::new(Order { stage, updated: now, ..order.clone() });
+    let stage = Stage::Completed {
+        at: now,
+        request_id: key.map(str::to_owned),
+        captures: captures.iter().map(|capture| capture.id.clone()).collect(),
+        authorizations: authorizations.iter().map(|authorization| authorization.id.clone()).collect(),
+    };
+    let order = Order { stage, updated: now, ..order.clone() };
+    let sheet = Sheet { authorizations, captures, ..Sheet::blank(order) };
 
-    let mut change = Change { orders: vec![Arc::clone(&order)], captures: captures.clone(), ..Change::default() };
-    for capture in &captures {
-        change.announce(events::capture(base, capture, event_type, now));
+    let mut change = Change {
+        orders: vec![Arc::clone(&sheet.order)],
+        authorizations: sheet.authorizations.clone(),
+        captures: sheet.captures.clone(),
+        ..Change::default()
+    };
+    for authorization in &sheet.authorizations {
+        authorizations::announce(&mut change, base, authorization, now);
     }
-    ((Sheet { order, captures, refunds: Vec::new() }, true), change)
+    for capture in &sheet.captures {
+        change.announce(events::capture(base, capture, captures::event_type(&capture.state), now));
+    }
+    ((sheet, true), change)
 }
 
-fn charge(order: &Order, unit: &Unit, state: CaptureState, now: DateTime<Utc>) -> Capture {
-    Capture {
-        id: ids::resource(),
-        order_id: order.id.clone(),
-        reference_id: unit.reference_id.clone(),
-        amount: unit.amount.money,
-        custom_id: unit.custom_id.clone(),
-        invoice_id: unit.invoice_id.clone(),
-        state,
-        refunded: 0,
-        refunds: Vec::new(),
-        created: now,
-        updated: now,
+/// Somebody charges the buyer by hand: once more, or without an approval.
+pub(super) fn charge_by_hand(
+    books: &Books,
+    base: &str,
+    id: &str,
+    amount: Option<Money>,
+    state: CaptureState,
+    now: DateTime<Utc>,
+) -> Result<(Arc<Capture>, Change), Problem> {
+    let order = books.orders.get(id).ok_or_else(Problem::unknown_resource)?;
+    let unit = &order.units[0]; // a draft without units is refused
+    let capture = captures::charge(order, unit, amount.unwrap_or_else(|| order.total()), state, now);
+    let capture = Arc::new(capture);
+    let mut order = Order { updated: now, ..(**order).clone() };
+    match &mut order.stage {
+        Stage::Completed { captures, .. } => captures.push(capture.id.clone()),
+        Stage::Open | Stage::Approved(_) | Stage::Voided => {
+            let captures = vec![capture.id.clone()];
+            order.stage = Stage::Completed { at: now, request_id: None, captures, authorizations: Vec::new() };
+        }
     }
+    let mut change = Change { captures: vec![Arc::clone(&capture)], ..Change::order(order) };
+    change.announce(events::capture(base, &capture, captures::event_type(&capture.state), now));
+    Ok((capture, change))
+}
+
+/// Nobody has captured or approved in time.
+pub(super) fn expire(books: &Books, base: &str, id: &str, now: DateTime<Utc>) -> Result<(Arc<Order>, Change), Problem> {
+    let before = books.orders.get(id).ok_or_else(Problem::unknown_resource)?;
+    let was_approved = match before.stage {
+        Stage::Open => false,
+        Stage::Approved(_) => true,
+        Stage::Completed { .. } => return Err(Problem::issue("ORDER_ALREADY_COMPLETED")),
+        Stage::Voided => return Ok((Arc::clone(before), Change::default())),
+    };
+    let order = Order { stage: Stage::Voided, updated: now, ..(**before).clone() };
+    let mut change = Change::order(order);
+    let order = Arc::clone(&change.orders[0]);
+    if was_approved {
+        change.announce(events::approval_reversed(base, &order, now));
+    }
+    Ok((order, change))
 }
 
 /// Where the buyer decides.
@@ -211,7 +335,7 @@ pub(super) fn view(base: &str, sheet: &Sheet) -> Value {
     let order = &sheet.order;
     let mut view = json!({
         "id": order.id,
-        "intent": "CAPTURE",
+        "intent": order.intent,
         "status": order.status(),
         "purchase_units": order.units.iter().map(|unit| unit_view(base, unit, sheet)).collect::<Vec<_>>(),
         "create_time": clock::stamp(order.created),
@@ -219,6 +343,8 @@ pub(super) fn view(base: &str, sheet: &Sheet) -> Value {
     });
     if !matches!(order.stage, Stage::Open) {
         view["update_time"] = json!(clock::stamp(order.updated));
+    }
+    if matches!(order.stage, Stage::Approved(_) | Stage::Completed { .. }) {
         view["payer"] = payer();
         view["payment_source"] = json!({"paypal": wallet()});
     } else if order.wallet {
@@ -229,17 +355,25 @@ pub(super) fn view(base: &str, sheet: &Sheet) -> Value {
 
 fn unit_view(base: &str, unit: &Unit, sheet: &Sheet) -> Value {
     let mut view = serde_json::to_value(unit).expect("a unit is plain data");
+    let order = &sheet.order;
     view["payee"] = unit.payee.clone().unwrap_or_else(merchant);
-    let ours = sheet.captures.iter().filter(|capture| capture.reference_id == unit.reference_id);
-    let captures: Vec<_> = ours.clone().map(|capture| captures::view(base, capture)).collect();
-    let is_ours = |id: &str| ours.clone().any(|capture| capture.id == id);
-    let refunds = sheet.refunds.iter().filter(|refund| is_ours(&refund.capture_id));
-    let refunds: Vec<_> = refunds.map(|refund| refunds::view(base, refund)).collect();
-    if !captures.is_empty() {
-        view["payments"] = json!({"captures": captures});
+    let reserved = sheet.authorizations.iter().filter(|one| one.reference_id == unit.reference_id);
+    let captured = sheet.captures.iter().filter(|capture| capture.reference_id == unit.reference_id);
+    let is_ours = |id: &str| captured.clone().any(|capture| capture.id == id);
+    let refunded = sheet.refunds.iter().filter(|refund| is_ours(&refund.capture_id));
+    let payments = [
+        ("authorizations", reserved.map(|one| authorizations::view(base, one)).collect::<Vec<_>>()),
+        ("captures", captured.clone().map(|capture| captures::view(base, capture)).collect()),
+        ("refunds", refunded.map(|refund| refunds::view(base, refund)).collect()),
+    ];
+    for (kind, payments) in payments {
+        if !payments.is_empty() {
+            view["payments"][kind] = json!(payments);
+        }
     }
-    if !refunds.is_empty() {
-        view["payments"]["refunds"] = json!(refunds);
+    let trackers: Vec<_> = order.trackers.iter().map(|tracker| tracking::view(base, order, tracker)).collect();
+    if !trackers.is_empty() {
+        view["shipping"]["trackers"] = json!(trackers);
     }
     view
 }
@@ -252,19 +386,23 @@ pub(super) fn merchant() -> Value {
 fn links(base: &str, order: &Order) -> Vec<Value> {
     let url = format!("{base}/v2/checkout/orders/{}", order.id);
     let link = |href: &str, rel: &str, method: &str| json!({"href": href, "rel": rel, "method": method});
+    let act = match order.intent {
+        Intent::Capture => "capture",
+        Intent::Authorize => "authorize",
+    };
     let mut links = vec![link(&url, "self", "GET")];
     match (&order.stage, order.wallet) {
         (Stage::Open, true) => links.push(link(&approval_url(base, &order.id), "payer-action", "GET")),
         (Stage::Open, false) => {
             links.push(link(&approval_url(base, &order.id), "approve", "GET"));
             links.push(link(&url, "update", "PATCH"));
-            links.push(link(&format!("{url}/capture"), "capture", "POST"));
+            links.push(link(&format!("{url}/{act}"), act, "POST"));
         }
         (Stage::Approved(_), _) => {
             links.push(link(&url, "update", "PATCH"));
-            links.push(link(&format!("{url}/capture"), "capture", "POST"));
+            links.push(link(&format!("{url}/{act}"), act, "POST"));
         }
-        (Stage::Completed { .. }, _) => {}
+        (Stage::Completed { .. } | Stage::Voided, _) => {}
     }
     links
 }

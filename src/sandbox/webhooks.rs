@@ -16,10 +16,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     bank::{Bank, Shared},
-    books::{Attempt, Change, Delivery, DeliveryState, Event},
+    books::{Books, Change},
     clock, events,
     faults::Trick,
-    forge, ids, signing,
+    forge, ids,
+    records::{Attempt, Delivery, DeliveryState, Event},
+    signing,
 };
 
 /// How many deliveries are under way at once.
@@ -235,20 +237,44 @@ async fn deliver(bank: &Bank, parcel: Parcel) {
     }
 }
 
+/// What is carried, and where to.
+struct Letter {
+    delivery: Arc<Delivery>,
+    event: Arc<Event>,
+    url: String,
+    webhook_id: String,
+}
+
 /// Tries once, and writes down what came of it.
 async fn attempt(bank: &Bank, transmission_id: &str) {
     let found = bank.look(|books| {
-        let delivery = books.deliveries.get(transmission_id)?;
-        Some((Arc::clone(delivery), Arc::clone(books.events.get(&delivery.event_id)?)))
+        let delivery = Arc::clone(books.deliveries.get(transmission_id)?);
+        let event = Arc::clone(books.events.get(&delivery.event_id)?);
+        Some((address(bank, books, &delivery), delivery, event))
     });
-    let Some((delivery, event)) = found else { return };
+    let Some((address, delivery, event)) = found else { return };
+    let Some((webhook_id, url)) = address else {
+        bank.note(Change::delivery(Delivery { state: DeliveryState::GivenUp, ..(*delivery).clone() }));
+        return;
+    };
     let now = bank.clock.now();
-    let outcomes = carry(bank, &delivery, &event, bank.faults.trick(&event.event_type)).await;
-    bank.note(&Change::delivery(written_down(bank, &delivery, outcomes, now)));
+    let letter = Letter { delivery, event, url, webhook_id };
+    let outcomes = carry(bank, &letter, bank.faults.trick(&letter.event.event_type)).await;
+    bank.note(Change::delivery(written_down(bank, &letter.delivery, outcomes, now)));
+}
+
+/// The webhook's id, and where it is now; nothing, if it was deleted.
+fn address(bank: &Bank, books: &Books, delivery: &Delivery) -> Option<(String, String)> {
+    let webhook_id = delivery.webhook_id.clone().unwrap_or_else(|| bank.settings.webhook_id.clone());
+    if let Some(url) = &delivery.url {
+        return Some((webhook_id, url.clone()));
+    }
+    let webhook = bank.webhooks(books).into_iter().find(|webhook| webhook.id == webhook_id)?;
+    Some((webhook_id, webhook.url))
 }
 
 /// Sends it once, or as often as a scripted fault says.
-async fn carry(bank: &Bank, delivery: &Delivery, event: &Event, fault: Option<Trick>) -> Vec<Outcome> {
+async fn carry(bank: &Bank, letter: &Letter, fault: Option<Trick>) -> Vec<Outcome> {
     let times = match fault {
         Some(Trick::Drop) => 0,
         Some(Trick::Duplicate) => 2,
@@ -259,12 +285,12 @@ async fn carry(bank: &Bank, delivery: &Delivery, event: &Event, fault: Option<Tr
     }
     if fault == Some(Trick::DuplicateNew) {
         let mut change = Change::default();
-        change.announce(events::again(&bank.base, event, bank.clock.now()));
-        bank.note(&change);
+        change.announce(events::again(&bank.base, &letter.event, bank.clock.now()));
+        bank.note(change);
     }
     let mut outcomes = Vec::new();
     for _ in 0..times {
-        outcomes.push(Outcome { answer: send(bank, delivery, event, fault).await, fault });
+        outcomes.push(Outcome { answer: send(bank, letter, fault).await, fault });
     }
     outcomes
 }
@@ -297,22 +323,22 @@ impl Outcome {
 }
 
 /// Signs and posts, rightly or as the fault has it.
-async fn send(
-    bank: &Bank,
-    delivery: &Delivery,
-    event: &Event,
-    fault: Option<Trick>,
-) -> Result<reqwest::StatusCode, String> {
+async fn send(bank: &Bank, letter: &Letter, fault: Option<Trick>) -> Result<reqwest::StatusCode, String> {
+    let Letter { delivery, event, .. } = letter;
     let original = event.body.get();
+    let first = delivery.certificate.as_deref().and_then(|name| bank.authority.genuine_of(name));
     let signer = match fault {
-        Some(Trick::ForeignCa) => &bank.authority.foreign,
-        Some(Trick::ExpiredCert) => &bank.authority.expired,
-        Some(_) | None => &bank.authority.genuine,
+        Some(Trick::ForeignCa) => Arc::clone(&bank.authority.foreign),
+        Some(Trick::ExpiredCert) => Arc::clone(&bank.authority.expired),
+        Some(_) | None => first.unwrap_or_else(|| bank.authority.genuine()),
     };
-    let webhook_id =
-        if fault == Some(Trick::WrongWebhookId) { "8PT597110X687430LKGECATA" } else { &bank.settings.webhook_id };
+    let webhook_id = if fault == Some(Trick::WrongWebhookId) { "8PT597110X687430LKGECATA" } else { &letter.webhook_id };
     let time = clock::stamp(delivery.created);
     let message = signing::message(&delivery.transmission_id, &time, webhook_id, original.as_bytes());
+    let signature = match fault {
+        Some(Trick::BadSignature) => bank.authority.foreign.sign(&message),
+        Some(_) | None => signer.sign(&message),
+    };
     let body = match fault {
         Some(Trick::Tamper) => forge::tampered(original),
         Some(Trick::SameCrc) => forge::same_crc(original, &forge::tampered(original)),
@@ -321,7 +347,7 @@ async fn send(
     let request = bank
         .courier
         .client
-        .post(bank.webhook_url())
+        .post(&letter.url)
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, "PayPal/AUHD-214.0-58268937")
         .header("CORRELATION-ID", ids::debug())
@@ -330,7 +356,7 @@ async fn send(
         .header("PAYPAL-CERT-URL", certificate_url(bank, &signer.name, fault))
         .header("PAYPAL-TRANSMISSION-ID", &delivery.transmission_id)
         .header("PAYPAL-TRANSMISSION-TIME", time)
-        .header("PAYPAL-TRANSMISSION-SIG", signer.sign(&message));
+        .header("PAYPAL-TRANSMISSION-SIG", signature);
     match request.body(body).send().await {
         Ok(response) => {
             let status = response.status();
