@@ -8,6 +8,7 @@ mod ops;
 mod orders;
 mod pages;
 mod products;
+mod refunds;
 mod serve;
 mod webhooks;
 
@@ -65,6 +66,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))
         .routes(routes!(commands::note))
+        .routes(routes!(refunds::refund))
+        .routes(routes!(refunds::cancel))
         // ops
         .routes(routes!(ops::actors))
         .routes(routes!(ops::release))

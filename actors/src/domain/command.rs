@@ -1,5 +1,7 @@
 //! What people ask of a placed order.
 
+use super::{Money, Units};
+
 /// One wish. The order's actor decides it; the key that comes with it makes its repetition harmless.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -15,6 +17,35 @@ pub enum Command {
         /// What it says.
         text: String,
     },
+    /// Money goes back to the buyer; no goods move.
+    Refund {
+        /// Which money.
+        what: RefundWish,
+        /// Why, for the timeline.
+        reason: String,
+    },
+    /// It is called off, whole or in part: what has not left is given back to the stock, and its money to the buyer.
+    Cancel {
+        /// Which units; none: all that has not left.
+        lines: Option<Vec<Units>>,
+        /// Why, for the timeline.
+        reason: String,
+    },
+}
+
+/// Which money is to go back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundWish {
+    /// All that is left.
+    Full,
+    /// So much.
+    Amount(Money),
+    /// The price of these units.
+    Lines(Vec<Units>),
+    /// What sending cost.
+    Shipping,
+    /// So much, as a kindness.
+    Goodwill(Money),
 }
 
 /// What a command came to.

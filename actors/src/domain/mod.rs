@@ -15,15 +15,18 @@ mod words;
 
 pub mod change;
 
-pub use command::{Command, Commanded};
-pub use draft::Draft;
+pub use command::{Command, Commanded, RefundWish};
+pub use draft::{Draft, Funds};
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
 pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ShipmentId, SkuId, TaskId};
 pub use money::{Currency, Money, MoneyError};
 pub use order::{About, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
 pub use parcel::{Parcel, Service};
-pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
-pub use refusal::{Refusal, ShortLine};
+pub use payment::{
+    Capture, Intent, Payment, PaymentEvent, PaymentState, Refund, RefundKind, RefundState, Standing, TaskKind,
+    TaskState, Units,
+};
+pub use refusal::{RefundLimit, Refusal, ShortLine};
 pub use stock::{Book, Counters, Short};
 pub use text::{Address, Email, Invalid, Quantity, clean, printable};
 pub(crate) use words::words;

@@ -43,12 +43,13 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "total-is-lines",
-        sentence: "an order costs what its lines cost",
-        sql: "select format('order %s: total %s, lines %s', o.id, o.total_minor, l.total)
+        sentence: "an order costs what its lines and its sending cost",
+        sql: "select format('order %s: total %s, lines %s, sending %s', o.id, o.total_minor, l.total, o.shipping_minor)
               from customer_order o left join (
-                  select order_id, sum(quantity * unit_price_minor) as total from reservation where part = line group by order_id
+                  select order_id, sum(quantity * unit_price_minor) as total from reservation
+                  where line in (part, split_of) group by order_id
               ) l on l.order_id = o.id
-              where o.total_minor is distinct from l.total",
+              where o.total_minor is distinct from l.total + o.shipping_minor",
     },
     Check {
         name: "status-is-reservations",
@@ -60,6 +61,7 @@ pub const CHECKS: &[Check] = &[
                   when 'awaiting_payment' then not bool_or(r.state = 'held') or bool_or(r.state = 'committed')
                   when 'confirmed' then not bool_or(r.state = 'committed') or bool_or(r.state = 'held')
                   when 'expired' then bool_or(r.state in ('held', 'committed'))
+                  when 'cancelling' then bool_or(r.state in ('held', 'committed'))
                   when 'cancelled' then bool_or(r.state in ('held', 'committed'))
                   else false
               end",
@@ -85,28 +87,84 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "confirmed-is-paid",
-        sentence: "a confirmed order has its money, and only it, unless staff gave some back at the provider",
-        sql: "select format('order %s (%s) costs %s, captured %s, refunding %s, %s of it at the provider', o.id, o.status,
-                  o.total_minor, m.captured, m.refunding, coalesce(r.given, 0))
-              from customer_order o join money_of_order m on m.order_id = o.id left join (
-                  select order_id, sum(amount_minor) as given from refund
-                  where reason = 'made_at_provider' and state in ('requested', 'pending', 'completed') group by order_id
-              ) r on r.order_id = o.id
-              where o.status in ('confirmed', 'completed') and m.captured - m.refunding + coalesce(r.given, 0) <> o.total_minor",
+        sentence: "a confirmed order has its money or has it reserved, no more than it costs, unless it was taken back",
+        sql: "select format('order %s (%s) costs %s, captured %s, refunding %s, of that corrections %s', o.id, o.status, d.due,
+                  m.captured, m.refunding, m.corrected)
+              from customer_order o join money_of_order m on m.order_id = o.id cross join lateral (
+                  select o.total_minor - coalesce(sum(quantity * unit_price_minor), 0) as due
+                  from reservation where order_id = o.id and state = 'released'
+              ) d
+              where o.status in ('confirmed', 'completed') and m.gone = 0 and (
+                  m.captured - m.corrected < d.due and not exists (
+                      select from payment p where p.order_id = o.id and p.state in ('authorised', 'capturing', 'pending'))
+                  or m.captured - m.refunding > d.due)",
     },
     Check {
         name: "money-has-an-end",
         sentence: "money of an order that is not confirmed goes back",
-        sql: "select format('order %s is %s, captured %s, refunding %s', o.id, o.status, m.captured, m.refunding)
+        sql: "select format('order %s is %s, captured %s, refunding %s, taken back %s', o.id, o.status, m.captured,
+                  m.refunding, m.gone)
               from customer_order o join money_of_order m on m.order_id = o.id
-              where o.status in ('expired', 'cancelled', 'awaiting_payment') and m.captured > m.refunding
-              and not (o.status = 'awaiting_payment' and m.captured < o.total_minor)",
+              where o.status in ('expired', 'cancelled', 'cancelling', 'awaiting_payment')
+              and m.captured > m.refunding + m.gone
+              and not (o.status = 'awaiting_payment' and m.captured - m.refunding - m.gone < o.total_minor)",
     },
     Check {
         name: "refund-within-capture",
-        sentence: "never more goes back than came",
-        sql: "select format('order %s: captured %s, refunding %s', order_id, captured, refunding) from money_of_order
-              where refunding > captured",
+        sentence: "never more goes back of a capture than came with it, unless it was given at the provider",
+        sql: "select format('capture %s of order %s: captured %s, refunding %s', capture_id, order_id, captured, refunding)
+              from money_of_capture c
+              where refunding > captured and exists (
+                  select from refund r where r.payment_id = c.payment_id and r.capture_id = c.capture_id
+                  and r.kind <> 'mirrored' and r.state in ('requested', 'pending', 'completed'))",
+    },
+    Check {
+        name: "refunded-within-bought",
+        sentence: "no more units of a line are paid back than were bought",
+        sql: "select format('line %s of order %s: bought %s, paid back %s', b.line, b.order_id, b.bought, r.back)
+              from (
+                  select order_id, line, sum(quantity) as bought from reservation where line in (part, split_of)
+                  group by order_id, line
+              ) b join (
+                  select r.order_id, (u ->> 'line')::int as line, sum((u ->> 'quantity')::bigint) as back
+                  from refund r cross join lateral jsonb_array_elements(r.lines) u
+                  where r.kind = 'lines' and r.state in ('requested', 'pending', 'completed')
+                  group by r.order_id, (u ->> 'line')::int
+              ) r using (order_id, line)
+              where r.back > b.bought",
+    },
+    Check {
+        name: "shipping-refunded-once",
+        sentence: "no more is given back for sending than sending cost",
+        sql: "select format('order %s: sending %s, given back %s', o.id, o.shipping_minor, r.back)
+              from customer_order o join (
+                  select order_id, sum(amount_minor) as back from refund
+                  where kind = 'shipping' and state in ('requested', 'pending', 'completed') group by order_id
+              ) r on r.order_id = o.id
+              where r.back > o.shipping_minor",
+    },
+    Check {
+        name: "reserved-has-an-end",
+        sentence: "an order that is over lets go what was reserved for it",
+        sql: "select format('payment %s of order %s (%s)', p.id, o.id, o.status)
+              from payment p join customer_order o on o.id = p.order_id
+              where p.state = 'authorised' and o.status in ('expired', 'cancelling', 'cancelled') and not exists (
+                  select from task t where t.payment_id = p.id and t.kind = 'void' and t.state = 'open')",
+    },
+    Check {
+        name: "cancelling-goes-on",
+        sentence: "an order that is being undone waits for money that is on its way",
+        sql: "select format('order %s', o.id) from customer_order o where o.status = 'cancelling'
+              and not exists (select from task t where t.order_id = o.id and t.state = 'open')
+              and not exists (select from payment p where p.order_id = o.id and p.state = 'pending')
+              and not exists (select from refund r where r.order_id = o.id and r.state in ('requested', 'pending'))",
+    },
+    Check {
+        name: "disputed-is-held",
+        sentence: "a disputed order is held back, unless staff have released it",
+        sql: "select format('order %s', o.id) from customer_order o join payment p on p.order_id = o.id
+              where p.state = 'disputed' and o.status = 'confirmed' and o.hold_reason is null and not exists (
+                  select from order_event e where e.order_id = o.id and e.kind = 'released' and e.who = 'staff')",
     },
     Check {
         name: "task-stuck",
@@ -116,9 +174,10 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "capture-stuck",
-        sentence: "a payment that is being charged has a call under way",
+        sentence: "a payment that is being charged or reserved has a call under way",
         sql: "select format('payment %s of order %s', p.id, p.order_id) from payment p where p.state = 'capturing'
-              and not exists (select from task t where t.payment_id = p.id and t.kind = 'capture' and t.state = 'open')",
+              and not exists (select from task t where t.payment_id = p.id and t.state = 'open'
+                  and t.kind in ('capture', 'authorise', 'capture_authorised'))",
     },
     Check {
         name: "refund-stuck",

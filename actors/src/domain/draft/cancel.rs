@@ -1,0 +1,186 @@
+//! Calling an order off, whole or in part. Stock is given back at once, money as fast as the provider takes it: until then a
+//! paid order is `cancelling`.
+
+use serde_json::json;
+
+use super::{Draft, refunds::GiveBack};
+use crate::domain::{
+    About, Money, OrderStatus, Part, PartState, Payment, PaymentId, PaymentState, Refund, RefundKind, RefundState,
+    Refusal, TaskKind, Units, change::Cause,
+};
+
+impl Draft<'_> {
+    /// Calls the order off as a whole: a buyer only before any of it is on its way. Asked again it changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::NotNow`] once it is over or on its way.
+    pub fn cancel(&mut self, by_buyer: bool) -> Result<(), Refusal> {
+        let reason = if by_buyer { "called off by the buyer" } else { "called off by staff" };
+        let stays = |part: &Part| part.state.is_out() || part.state == PartState::Committed && !self.cancellable(part);
+        match self.order.status {
+            OrderStatus::Cancelling | OrderStatus::Cancelled => Ok(()),
+            OrderStatus::Confirmed if by_buyer && self.order.parts.iter().any(stays) => {
+                Err(self.not_now("some of it is on its way"))
+            }
+            OrderStatus::AwaitingPayment | OrderStatus::Confirmed => self.cancel_lines(None, reason),
+            OrderStatus::Completed | OrderStatus::Expired => Err(self.not_now("there is nothing to cancel")),
+        }
+    }
+
+    /// Calls `lines` off, or all that has not left.
+    pub(super) fn cancel_lines(&mut self, lines: Option<&[Units]>, reason: &str) -> Result<(), Refusal> {
+        match self.order.status {
+            OrderStatus::AwaitingPayment if lines.is_some() => {
+                Err(self.not_now("it is not paid: it can be called off as a whole only"))
+            }
+            OrderStatus::AwaitingPayment => {
+                self.cancel_unpaid();
+                Ok(())
+            }
+            OrderStatus::Confirmed => self.cancel_confirmed(lines, reason),
+            OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
+                Err(self.not_now("there is nothing to cancel"))
+            }
+        }
+    }
+
+    fn cancel_unpaid(&mut self) {
+        self.order.status = OrderStatus::Cancelled;
+        self.move_parts(PartState::Held, PartState::Released, Cause::Release);
+        self.event("cancelled", json!({}));
+        self.announce_no_more();
+        self.give_all_back("cancelled");
+    }
+
+    fn cancel_confirmed(&mut self, lines: Option<&[Units]>, reason: &str) -> Result<(), Refusal> {
+        let wanted = match lines {
+            Some(lines) => self.merged(lines)?,
+            None => self.all_cancellable(),
+        };
+        if wanted.is_empty() {
+            return Err(self.not_now("nothing of it can be called off any more"));
+        }
+        for units in &wanted {
+            if self.cancellable_of(units.line) < units.quantity {
+                return Err(self.not_now("so many units of a line cannot be called off any more"));
+            }
+        }
+        let price = self.price_not_paid_back(&wanted);
+        for units in &wanted {
+            self.release_units(*units);
+        }
+        if self.is_whole() {
+            self.begin_cancel(reason, wanted);
+        } else {
+            self.event("lines_cancelled", json!({ "lines": wanted, "reason": reason }));
+            let amount = Money::new(price.min(self.order.kept_minor()), self.order.total.currency);
+            self.give_back(GiveBack {
+                amount,
+                kind: RefundKind::Cancellation,
+                lines: wanted,
+                reason,
+                command_id: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// The money of a confirmed order is gone: what has not left is called off, and what has is for a person to look at.
+    pub(super) fn undo(&mut self, reason: &'static str) {
+        if self.order.status != OrderStatus::Confirmed {
+            return;
+        }
+        let wanted = self.all_cancellable();
+        for units in &wanted {
+            self.release_units(*units);
+        }
+        if self.is_whole() {
+            self.begin_cancel(reason, wanted);
+        } else if !wanted.is_empty() {
+            self.event("lines_cancelled", json!({ "lines": wanted, "reason": reason }));
+        }
+    }
+
+    fn begin_cancel(&mut self, reason: &str, lines: Vec<Units>) {
+        self.order.status = OrderStatus::Cancelling;
+        self.event("cancelling", json!({ "reason": reason }));
+        let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
+        self.give_back(GiveBack {
+            amount,
+            kind: RefundKind::Cancellation,
+            lines,
+            reason: "cancelled",
+            command_id: None,
+        });
+    }
+
+    /// Whether units of a part can still be called off: sold, and not on their way.
+    pub(super) fn cancellable(&self, part: &Part) -> bool {
+        part.state == PartState::Committed
+    }
+
+    fn cancellable_of(&self, line: i32) -> i64 {
+        let of_line = self.order.parts.iter().filter(|part| part.line == line && self.cancellable(part));
+        of_line.map(|part| part.quantity).sum()
+    }
+
+    fn all_cancellable(&self) -> Vec<Units> {
+        let all = self.order.lines().map(|line| Units { line: line.line, quantity: self.cancellable_of(line.line) });
+        all.filter(|units| units.quantity > 0).collect()
+    }
+
+    /// Nothing is left that could be delivered, and nothing has left.
+    fn is_whole(&self) -> bool {
+        !self.order.parts.iter().any(|part| part.state.is_open() || part.state.is_out())
+    }
+
+    /// Gives units of a line back to the stock; the caller has seen that they are there.
+    fn release_units(&mut self, units: Units) {
+        let mut wanted = units.quantity;
+        while wanted > 0 {
+            let next = self.order.parts.iter().find(|part| part.line == units.line && self.cancellable(part));
+            let Some((number, quantity)) = next.map(|part| (part.part, part.quantity)) else { return };
+            let released = self.split_part(number, wanted.min(quantity));
+            self.move_part(released, PartState::Released, Cause::Release);
+            wanted -= wanted.min(quantity);
+        }
+    }
+
+    // ── the end of it ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// An order that is over keeps no money reserved, nor does an attempt that was not its own.
+    pub(super) fn let_go(&mut self) {
+        let over = self.is_over();
+        let unwanted = |payment: &&Payment| {
+            (over || payment.state == PaymentState::Failed) && payment.authorisation_left().is_some()
+        };
+        let unwanted: Vec<PaymentId> = self.order.payments.iter().filter(unwanted).map(|payment| payment.id).collect();
+        for payment_id in unwanted {
+            // one that is being captured shows as money, and that goes back
+            let asked =
+                self.has_task(TaskKind::Void, payment_id) || self.has_task(TaskKind::CaptureAuthorised, payment_id);
+            if !asked {
+                self.open_task(TaskKind::Void, About::Payment(payment_id), chrono::TimeDelta::zero());
+            }
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        match self.order.status {
+            OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => true,
+            OrderStatus::AwaitingPayment | OrderStatus::Confirmed | OrderStatus::Completed => false,
+        }
+    }
+
+    /// `cancelling` ends when no money is on its way any more, in either direction.
+    pub(super) fn end_cancel(&mut self) {
+        let waits = |refund: &Refund| matches!(refund.state, RefundState::Requested | RefundState::Pending);
+        let calls = self.order.tasks.iter().any(|task| task.about.payment_id().is_some());
+        let undecided = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
+        let done = !calls && !undecided && !self.order.refunds.iter().any(waits);
+        if self.order.status == OrderStatus::Cancelling && done {
+            self.order.status = OrderStatus::Cancelled;
+            self.event("cancelled", json!({}));
+        }
+    }
+}
