@@ -1,7 +1,7 @@
 //! The bank: its books behind one lock, its journal, its clock, and the one way in which anything changes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::StatusCode;
+use axum::{body::Bytes, http::StatusCode};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
@@ -209,9 +209,24 @@ impl Bank {
     }
 }
 
-/// How often each call was made since this start, and what came of it.
+/// How often each call was made since this start, what came of it, and what the last ones said.
 #[derive(Default)]
-pub(super) struct Calls(Mutex<BTreeMap<Operation, Tally>>);
+pub(super) struct Calls {
+    tallies: Mutex<BTreeMap<Operation, Tally>>,
+    last: Mutex<VecDeque<CallRecord>>,
+}
+
+/// How many calls are remembered word for word.
+const CALLS_KEPT: usize = 256;
+
+/// A call that wanted something done, in the caller's own words. None carries credentials.
+#[derive(Clone)]
+pub(super) struct CallRecord {
+    pub(super) on: Operation,
+    pub(super) path: String,
+    pub(super) request_id: Option<String>,
+    pub(super) body: Bytes,
+}
 
 #[derive(Default, Clone, Copy, Serialize)]
 pub(super) struct Tally {
@@ -225,7 +240,7 @@ pub(super) struct Tally {
 
 impl Calls {
     pub(super) fn count(&self, operation: Operation, status: StatusCode) {
-        let mut tallies = self.0.lock().expect("nothing panics while it counts");
+        let mut tallies = self.tallies.lock().expect("nothing panics while it counts");
         let tally = tallies.entry(operation).or_default();
         tally.received += 1;
         match status {
@@ -236,7 +251,20 @@ impl Calls {
     }
 
     pub(super) fn tallies(&self) -> BTreeMap<Operation, Tally> {
-        self.0.lock().expect("nothing panics while it counts").clone()
+        self.tallies.lock().expect("nothing panics while it counts").clone()
+    }
+
+    pub(super) fn remember(&self, call: CallRecord) {
+        let mut last = self.last.lock().expect("nothing panics while it remembers");
+        last.push_back(call);
+        if last.len() > CALLS_KEPT {
+            last.pop_front();
+        }
+    }
+
+    /// The oldest first.
+    pub(super) fn last(&self) -> Vec<CallRecord> {
+        self.last.lock().expect("nothing panics while it remembers").iter().cloned().collect()
     }
 }
 

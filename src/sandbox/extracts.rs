@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    bank::Shared,
+    bank::{CallRecord, Shared},
     books::{Books, Funds, Sheet, Shelf},
     errors::Problem,
+    faults::Operation,
     orders,
     records::{Authorization, Capture, Dispute, Named, Order, Refund},
 };
@@ -206,4 +207,24 @@ pub(super) async fn order(State(bank): State<Shared>, Path(id): Path<String>) ->
         "disputes": rows(&sheet.disputes, dispute_row),
         "deliveries": deliveries,
     })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    on: Option<Operation>,
+}
+
+/// `GET /_sandbox/calls?on=…`: the last calls that wanted something done, word for word, oldest first.
+pub(super) async fn calls(State(bank): State<Shared>, Query(which): Query<Which>) -> Json<Value> {
+    let calls = bank.calls.last().into_iter().filter(|call| which.on.is_none_or(|only| only == call.on));
+    let calls: Vec<_> = calls.map(|call| call_row(&call)).collect();
+    Json(json!({"calls": calls}))
+}
+
+/// A body that is not JSON is shown as text.
+fn call_row(call: &CallRecord) -> Value {
+    let body = serde_json::from_slice(&call.body);
+    let body = body.unwrap_or_else(|_| json!(String::from_utf8_lossy(&call.body)));
+    json!({"on": call.on, "path": call.path, "request_id": call.request_id, "body": body})
 }

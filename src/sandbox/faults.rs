@@ -7,14 +7,21 @@ use std::{
 };
 
 use axum::{
+    body::Body,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{bank::Shared, errors::Problem, oauth, wire::Cut};
+use super::{
+    BODY_LIMIT,
+    bank::{CallRecord, Shared},
+    errors::Problem,
+    oauth,
+    wire::Cut,
+};
 
 /// The calls that can be made to fail, and that are counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -251,11 +258,28 @@ pub(super) async fn around(
     next: Next,
 ) -> Response {
     let Some(operation) = Operation::of(&request) else { return next.run(request).await };
+    let request = match remembered(&bank, operation, request).await {
+        Ok(request) => request,
+        Err(too_large) => return too_large.into_response(),
+    };
     let perform = perform(bank.clone(), operation, request, next);
     match bank.faults.strike(operation) {
         Some(fault) => suffer(&bank, &cut, fault, perform).await,
         None => perform.await,
     }
+}
+
+/// Keeps a copy of a call that wants something done.
+async fn remembered(bank: &Shared, on: Operation, request: Request) -> Result<Request, Problem> {
+    if on == Operation::Token || request.method() == Method::GET {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_LIMIT).await;
+    let body = body.map_err(|_| Problem::bare(StatusCode::PAYLOAD_TOO_LARGE))?;
+    let request_id = parts.headers.get("paypal-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    bank.calls.remember(CallRecord { on, path: parts.uri.path().to_owned(), request_id, body: body.clone() });
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 async fn perform(bank: Shared, operation: Operation, request: Request, next: Next) -> Response {

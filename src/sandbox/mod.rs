@@ -214,6 +214,7 @@ fn routes(bank: &Shared) -> Router {
         .route("/books", get(extracts::books))
         .route("/books/summary", get(extracts::summary))
         .route("/books/money", get(extracts::money))
+        .route("/calls", get(extracts::calls))
         .route("/orders/{id}", get(extracts::order))
         .route("/orders/{id}/approve", post(control::approve))
         .route("/orders/{id}/decline", post(control::decline))

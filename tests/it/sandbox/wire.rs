@@ -1,0 +1,334 @@
+//! The wire, held against PayPal's own OpenAPI descriptions: every kind of answer and event that the sandbox gives, and
+//! every kind of request that Souk sends. A field that PayPal does not describe is as wrong as one of the wrong type.
+
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+
+use flate2::read::GzDecoder;
+use jsonschema::{Draft, Validator};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Caller, Town, basket, basket_to_authorize, id, read, usd};
+use crate::support::shop::TestShop;
+
+/// What PayPal sends although the descriptions, of 2024, do not say so where it stands: the newer clients know it.
+const UNDESCRIBED: [&str; 3] = [
+    "/purchase_units/*/payments/captures/*/supplementary_data",
+    "/purchase_units/*/payments/authorizations/*/supplementary_data",
+    "/purchase_units/*/payments/authorizations/*/payee",
+];
+
+/// One of PayPal's descriptions.
+struct Description {
+    document: Value,
+}
+
+impl Description {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/paypal/{name}.json.gz"));
+        let mut text = String::new();
+        GzDecoder::new(File::open(path).expect("the file")).read_to_string(&mut text).expect("text");
+        Self { document: serde_json::from_str(&text).expect("JSON") }
+    }
+
+    /// A validator of one component. OpenAPI 3.0 has the words of draft 4, as far as these documents use them: they have
+    /// neither `nullable` nor `discriminator`.
+    fn validator(&self, component: &str) -> Validator {
+        let schema = json!({
+            "$ref": format!("#/components/schemas/{component}"),
+            "components": self.document["components"],
+        });
+        jsonschema::options().with_draft(Draft::Draft4).build(&schema).expect("a schema")
+    }
+
+    /// All that is wrong with it.
+    fn faults(&self, component: &str, instance: &Value) -> Vec<String> {
+        let validator = self.validator(component);
+        let errors = validator.iter_errors(instance).map(|error| format!("{} at {}", error, error.instance_path));
+        let mut faults: Vec<String> = errors.collect();
+        let schema = &self.document["components"]["schemas"][component];
+        self.find_strangers(&[schema], instance, "", &mut faults);
+        faults.retain(|fault| !UNDESCRIBED.contains(&fault.as_str()));
+        faults
+    }
+
+    /// Fields that none of these schemas describes.
+    fn find_strangers(&self, schemas: &[&Value], instance: &Value, place: &str, faults: &mut Vec<String>) {
+        if let Some(fields) = instance.as_object() {
+            let known = self.properties(schemas);
+            let open = schemas.iter().any(|schema| schema["additionalProperties"] == true);
+            for (name, value) in fields {
+                let place = format!("{place}/{name}");
+                match known.get(name.as_str()) {
+                    Some(schemas) => self.find_strangers(schemas, value, &place, faults),
+                    None if open => {}
+                    None => faults.push(place),
+                }
+            }
+        }
+        for one in instance.as_array().into_iter().flatten() {
+            let items: Vec<&Value> = self.all(schemas).into_iter().map(|schema| &schema["items"]).collect();
+            self.find_strangers(&items, one, &format!("{place}/*"), faults);
+        }
+    }
+
+    /// The schemas with all that they refer to or are made of.
+    fn all<'a>(&'a self, schemas: &[&'a Value]) -> Vec<&'a Value> {
+        let mut found = Vec::new();
+        let mut open: Vec<&Value> = schemas.to_vec();
+        while let Some(schema) = open.pop() {
+            found.push(schema);
+            if let Some(reference) = schema["$ref"].as_str() {
+                let pointer = reference.strip_prefix('#').expect("a reference within the document");
+                open.push(self.document.pointer(pointer).expect("what it refers to"));
+            }
+            for parts in ["allOf", "anyOf", "oneOf"] {
+                open.extend(schema[parts].as_array().into_iter().flatten());
+            }
+        }
+        found
+    }
+
+    fn properties<'a>(&'a self, schemas: &[&'a Value]) -> BTreeMap<&'a str, Vec<&'a Value>> {
+        let mut properties: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+        for schema in self.all(schemas) {
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                properties.entry(name).or_default().push(property);
+            }
+        }
+        properties
+    }
+
+    #[track_caller]
+    fn holds(&self, component: &str, instance: &Value) {
+        let faults = self.faults(component, instance);
+        assert!(faults.is_empty(), "not a {component}: {faults:#?}\n{instance:#}");
+    }
+}
+
+struct Descriptions {
+    orders: Description,
+    payments: Description,
+    webhooks: Description,
+}
+
+impl Descriptions {
+    fn read() -> Self {
+        let read = Description::read;
+        let (orders, payments) = (read("checkout_orders_v2"), read("payments_payment_v2"));
+        Self { orders, payments, webhooks: read("notifications_webhooks_v1") }
+    }
+
+    /// An event: its envelope, and the resource by its type.
+    #[track_caller]
+    fn hold_event(&self, event: &Value) {
+        self.webhooks.holds("event", event);
+        let resource = &event["resource"];
+        match event["resource_type"].as_str() {
+            Some("checkout-order") => self.orders.holds("order", resource),
+            Some("authorization") => self.payments.holds("authorization-2", resource),
+            Some("capture") => self.payments.holds("capture-2", resource),
+            Some("refund") => self.payments.holds("refund", resource),
+            Some("dispute") => {} // of an API that is not described here
+            None => assert_eq!(event["event_type"], "CHECKOUT.PAYMENT-APPROVAL.REVERSED"),
+            Some(other) => panic!("what is a {other}?"),
+        }
+    }
+}
+
+impl Caller {
+    async fn answer(&self, method: Method, path: &str, body: Value) -> Value {
+        read(self.call(method, path).body(body.to_string()).send().await.expect("an answer")).await
+    }
+}
+
+/// Everything that can become of orders, once; the answers by the component that describes them.
+async fn live(town: &Town) -> Vec<(&'static str, Value)> {
+    let caller = &town.caller;
+    let mut seen = Vec::new();
+    let (_, order) = caller.post("/v2/checkout/orders", "wallet", &basket()).await;
+    seen.push(("order", order.clone()));
+    let mut plain = basket();
+    plain.as_object_mut().expect("an object").remove("payment_source");
+    plain["purchase_units"][0]["shipping"] = json!({
+        "name": {"full_name": "Ann Lee"},
+        "address": {"address_line_1": "1 Main St", "admin_area_2": "Springfield", "country_code": "US"},
+    });
+    seen.push(("order", caller.post("/v2/checkout/orders", "plain", &plain).await.1));
+    let order_path = format!("/v2/checkout/orders/{}", id(&order));
+    seen.push(("error_422", caller.post(&format!("{order_path}/capture"), "early", &json!({})).await.1));
+    seen.push(("error_404", caller.answer(Method::GET, "/v2/checkout/orders/NOSUCHORDER", json!(null)).await));
+    seen.push(("error_400", caller.post("/v2/checkout/orders", "x", &json!({"intent": "GIFT"})).await.1));
+    caller.control(&format!("orders/{}/approve", id(&order)), json!({})).await;
+    seen.push(("order", caller.get(&order_path).await));
+
+    let (_, order) = caller.capture(id(&order), "capture").await;
+    seen.push(("order", order.clone()));
+    let capture = order["purchase_units"][0]["payments"]["captures"][0].clone();
+    let capture_path = format!("/v2/payments/captures/{}", id(&capture));
+    seen.push(("capture-2", caller.get(&capture_path).await));
+    let part = json!({"amount": usd("5.00"), "note_to_payer": "Sorry", "custom_id": "r-1", "invoice_id": "R-1"});
+    seen.push(("refund", caller.post(&format!("{capture_path}/refund"), "r", &part).await.1));
+    caller.control("settings", json!({"refunds": "pending"})).await;
+    let (_, pending) = caller.post(&format!("{capture_path}/refund"), "r2", &part).await;
+    seen.push(("refund", pending.clone()));
+    seen.push(("refund", caller.control(&format!("refunds/{}", id(&pending)), json!({"status": "FAILED"})).await));
+    let parcel =
+        json!({"capture_id": id(&capture), "tracking_number": "9400", "carrier": "USPS", "items": [{"sku": "L"}]});
+    seen.push(("order", caller.post(&format!("{order_path}/track"), "", &parcel).await.1));
+    let dispute = caller.control(&format!("captures/{}/dispute", id(&capture)), json!({})).await;
+    let dispute_path = format!("disputes/{}", dispute["dispute_id"].as_str().expect("an id"));
+    caller.control(&dispute_path, json!({"resolve": "buyer"})).await;
+    seen.push(("capture-2", caller.get(&capture_path).await));
+    seen.push(("order", caller.get(&order_path).await));
+
+    for (name, how) in [("slow", "pending"), ("declined", "capture"), ("partial", "partial")] {
+        let order_id = caller.create(name).await;
+        caller.control(&format!("orders/{order_id}/approve"), json!({"how": how})).await;
+        seen.push(("order", caller.capture(&order_id, name).await.1));
+    }
+    let order_id = caller.create("forgotten").await;
+    caller.control(&format!("orders/{order_id}/approve"), json!({})).await;
+    caller.control(&format!("orders/{order_id}/expire"), json!({})).await;
+    seen.push(("order", caller.get(&format!("/v2/checkout/orders/{order_id}")).await));
+    seen.extend(live_authorized(caller).await);
+    seen
+}
+
+async fn live_authorized(caller: &Caller) -> Vec<(&'static str, Value)> {
+    let mut seen = Vec::new();
+    for how in ["complete", "pending", "capture"] {
+        let (_, order) = caller.post("/v2/checkout/orders", &format!("auth-{how}"), &basket_to_authorize()).await;
+        caller.control(&format!("orders/{}/approve", id(&order)), json!({"how": how})).await;
+        let path = format!("/v2/checkout/orders/{}/authorize", id(&order));
+        let (_, order) = caller.post(&path, how, &json!({})).await;
+        seen.push(("order_authorize_response", order.clone()));
+        let authorization = &order["purchase_units"][0]["payments"]["authorizations"][0];
+        let path = format!("/v2/payments/authorizations/{}", id(authorization));
+        seen.push(("authorization-2", caller.get(&path).await));
+        if how == "complete" {
+            let part = json!({"amount": usd("5.00")});
+            seen.push(("capture-2", caller.post(&format!("{path}/capture"), "c", &part).await.1));
+            seen.push(("authorization-2", caller.get(&path).await));
+            seen.push(("authorization-2", caller.post(&format!("{path}/void"), "v", &json!({})).await.1));
+            seen.push(("error_422", caller.post(&format!("{path}/void"), "v", &json!({})).await.1));
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn every_answer_and_event_is_as_paypal_describes_it() {
+    let paypal = Descriptions::read();
+    let town = Town::new().await;
+    for (component, answer) in live(&town).await {
+        let payments = ["authorization-2", "capture-2", "refund"].contains(&component);
+        let description = if payments { &paypal.payments } else { &paypal.orders };
+        description.holds(component, &answer);
+    }
+    town.caller.settle().await;
+    let told = town.merchant.inbox();
+    told.iter().for_each(|delivery| paypal.hold_event(&delivery.event()));
+    let types: std::collections::BTreeSet<_> = told.iter().map(|delivery| delivery.event_type()).collect();
+    assert!(types.len() >= 12, "enough was told: {types:?}");
+
+    let caller = &town.caller;
+    let webhook = json!({"url": "http://127.0.0.1:9/a", "event_types": [{"name": "*"}]});
+    paypal.webhooks.holds("webhook", &caller.answer(Method::POST, "/v1/notifications/webhooks", webhook.clone()).await);
+    paypal.webhooks.holds("error", &caller.answer(Method::POST, "/v1/notifications/webhooks", webhook).await);
+    paypal.webhooks.holds("WebhookList", &caller.get("/v1/notifications/webhooks").await);
+    paypal.webhooks.holds("EventTypeList", &caller.get("/v1/notifications/webhooks-event-types").await);
+    paypal.webhooks.holds("EventList", &caller.get("/v1/notifications/webhooks-events?page_size=5").await);
+}
+
+#[tokio::test]
+async fn a_broken_answer_is_found_out() {
+    let paypal = Descriptions::read();
+    let town = Town::new().await;
+    let (order_id, capture) = town.caller.pay("a").await;
+    let order = town.caller.get(&format!("/v2/checkout/orders/{order_id}")).await;
+    for (description, component, answer) in
+        [(&paypal.orders, "order", &order), (&paypal.payments, "capture-2", &capture)]
+    {
+        let mut places = Vec::new();
+        leaves(answer, "", &mut places);
+        assert!(places.len() > 15, "{places:?}");
+        for place in places.iter().filter(|place| !place.contains("supplementary_data")) {
+            let mut broken = answer.clone();
+            *broken.pointer_mut(place).expect("it is there") = json!({"broken": true});
+            assert!(!description.faults(component, &broken).is_empty(), "{place} may be anything");
+        }
+    }
+    let changes = [
+        ("/status", json!("PAID")),
+        ("/amount/value", json!("12,50")),
+        ("/amount/value", json!(12.5)),
+        ("/amount/currency_code", json!("DOLLARS")),
+        ("/create_time", json!("yesterday")),
+        ("/status_details", json!({"reason": "NO_REASON"})),
+        ("/surprise", json!(1)),
+    ];
+    for (place, value) in changes {
+        let mut broken = capture.clone();
+        let (parent, field) = place.rsplit_once('/').expect("a pointer");
+        broken.pointer_mut(parent).expect("its parent")[field] = value.clone();
+        assert!(!paypal.payments.faults("capture-2", &broken).is_empty(), "{place} = {value}");
+    }
+    let mut nameless = capture["amount"].clone();
+    nameless.as_object_mut().expect("an object").remove("currency_code");
+    assert!(!paypal.payments.faults("money", &nameless).is_empty());
+}
+
+/// Where the values are that hold no others.
+fn leaves(value: &Value, place: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| leaves(value, &format!("{place}/{name}"), found))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| leaves(value, &format!("{place}/{index}"), found));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => found.push(place.to_owned()),
+    }
+}
+
+/// The other way round: what Souk sends is what PayPal takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_of_souk_is_as_paypal_describes_it() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(5).await;
+    let paid = shop.sell(&sku_id).await;
+    shop.bank.approve(&paid).await;
+    shop.becomes(&paid, "confirmed", "paid").await;
+    let late = shop.sell(&sku_id).await;
+    shop.bank.approve_as(&late, "pending").await;
+    shop.becomes(&late, "awaiting_payment", "pending").await;
+    shop.post(&late.path("/cancel"), json!({})).await;
+    let capture_id = shop.bank.sheet(&late).await["captures"][0]["id"].as_str().expect("an id").to_owned();
+    shop.bank.control(&format!("captures/{capture_id}/status"), json!({"status": "COMPLETED"})).await;
+    crate::support::eventually("it goes back", async || shop.bank.summary().await["refunds"] == 1).await;
+
+    let paypal = Descriptions::read();
+    let calls = shop.http.get(format!("{}/_sandbox/calls", shop.bank.base)).send().await.expect("an answer");
+    let calls = read(calls).await;
+    let mut seen = BTreeMap::new();
+    for call in calls["calls"].as_array().expect("a list") {
+        let on = call["on"].as_str().expect("a word");
+        *seen.entry(on).or_insert(0) += 1;
+        let body = &call["body"];
+        match on {
+            "create" => paypal.orders.holds("order_request", body),
+            "capture" => paypal.orders.holds("order_capture_request", body),
+            "authorize" => paypal.orders.holds("order_authorize_request", body),
+            "patch" => paypal.orders.holds("patch_request", body),
+            "refund" => paypal.payments.holds("refund_request", body),
+            "capture_authorization" => paypal.payments.holds("capture_request", body),
+            "reauthorize" => paypal.payments.holds("reauthorize_request", body),
+            "void" | "verify" => {}
+            other => panic!("nothing is known of {other}"),
+        }
+        assert!(on == "verify" || call["request_id"].is_string(), "{on} has no key of its own");
+    }
+    assert!(["create", "capture", "refund"].iter().all(|on| seen.contains_key(on)), "{seen:?}");
+    shop.close().await;
+}
