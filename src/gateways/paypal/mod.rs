@@ -307,9 +307,7 @@ impl PaymentProvider for PayPal {
         let body = CreateOrder::new(wish, &self.brand_name)?;
         let call = Call::post("create", &["v2", "checkout", "orders"], wish.request_id, &body)?;
         let order: Order = self.call(call).await?;
-        let approvable = order.approvable().ok_or_else(|| errors::no_answer("an order without an approval link"))?;
-        let (provider_order_id, approve_url) = approvable;
-        Ok(Created { provider_order_id, approve_url })
+        order.announced(&wish.return_url)
     }
 
     async fn inspect(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {

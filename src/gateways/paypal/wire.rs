@@ -9,11 +9,11 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 use souk_actors::{
     domain::clean,
-    ports::{Fact, FactKind, FactStatus},
+    ports::{Created, Fact, FactKind, FactStatus, ProviderError},
 };
 use url::Url;
 
-use super::money::Amount;
+use super::{errors, money::Amount};
 
 /// The id of an object of PayPal: 17 letters and digits in reality. Nothing else gets into a path or a row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -207,10 +207,20 @@ struct Above<'a> {
 }
 
 impl Order {
-    /// The order's id and the page where it is approved, if it names one.
-    pub(super) fn approvable(self) -> Option<(String, String)> {
-        let page = self.links.approval()?;
-        Some((self.id.into(), page))
+    /// The order's id and the page where it is approved. One that is asked for again when the buyer has been there names no
+    /// page any more: nothing is left to approve, and the way on is the way `back`.
+    ///
+    /// # Errors
+    /// [`ProviderError`]: it was given up, or says nothing of how it is approved.
+    pub(super) fn announced(self, back: &str) -> Result<Created, ProviderError> {
+        let stage = status(self.status.as_deref());
+        if stage == FactStatus::Voided {
+            return Err(ProviderError::Dead("the order was given up".to_owned()));
+        }
+        let is_approved = matches!(stage, FactStatus::Approved | FactStatus::Completed);
+        let page = self.links.approval().or_else(|| is_approved.then(|| back.to_owned()));
+        let approve_url = page.ok_or_else(|| errors::no_answer("an order without an approval link"))?;
+        Ok(Created { provider_order_id: self.id.into(), approve_url })
     }
 
     /// Everything the answer says: the order, then each capture and each refund below it.
@@ -463,7 +473,8 @@ mod tests {
             let body = format!(
                 r#"{{"id":"0PF","links":[{{"rel":"self","href":"https://x.y"}},{{"rel":"{rel}","href":"{href}"}}]}}"#
             );
-            serde_json::from_str::<Order>(&body).expect("an order").approvable().map(|(_, page)| page)
+            let announced = serde_json::from_str::<Order>(&body).expect("an order").announced("https://shop/back");
+            announced.map(|created| created.approve_url).ok()
         };
         let href = "https://www.sandbox.paypal.com/checkoutnow?token=0PF";
         assert_eq!(page("approve", href).as_deref(), Some(href));
@@ -471,6 +482,19 @@ mod tests {
         assert_eq!(page("capture", href), None);
         assert_eq!(page("approve", "javascript:alert(1)"), None);
         assert_eq!(page("approve", "/checkoutnow"), None);
+    }
+
+    #[test]
+    fn what_has_been_approved_already_leads_back() {
+        let announced = |status: &str| {
+            let body = format!(r#"{{"id":"0PF","status":"{status}","links":[{{"rel":"self","href":"https://x.y"}}]}}"#);
+            serde_json::from_str::<Order>(&body).expect("an order").announced("https://shop/back")
+        };
+        for status in ["APPROVED", "COMPLETED"] {
+            assert_eq!(announced(status).expect("announced").approve_url, "https://shop/back", "{status}");
+        }
+        assert!(matches!(announced("VOIDED"), Err(ProviderError::Dead(_))));
+        assert!(matches!(announced("CREATED"), Err(ProviderError::Unknown { .. })));
     }
 
     #[test]
