@@ -68,6 +68,7 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::note))
         .routes(routes!(refunds::refund))
         .routes(routes!(refunds::cancel))
+        .routes(routes!(refunds::capture))
         // ops
         .routes(routes!(ops::actors))
         .routes(routes!(ops::release))

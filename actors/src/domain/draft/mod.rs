@@ -11,6 +11,8 @@ mod disputes;
 mod money;
 mod refunds;
 mod staff;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
