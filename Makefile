@@ -2,9 +2,10 @@
 # make test    everything that is checked: form, lints, every test
 # make check   form and lints alone
 # make bench   figures, each beside its baseline
+# make clients the provider sandbox, driven through the providers' own clients (needs python3, npm and their registries)
 # make prepare what the others need and a fresh machine lacks
 
-.PHONY: run test check bench prepare
+.PHONY: run test check bench clients prepare
 
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -22,6 +23,9 @@ check: prepare
 
 bench: prepare
 	cargo bench --locked --bench hot_sku
+
+clients: prepare
+	./tests/clients/run.sh
 
 prepare:
 	@command -v cargo >/dev/null || { \

@@ -30,7 +30,7 @@ impl FromRequest<Shared> for Call {
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
         let headers = request.headers();
-        check_media_type(request.method(), headers)?;
+        check_media_type(&request)?;
         check_mock_response(headers)?;
         let request_id = text(headers, "paypal-request-id").map(str::to_owned);
         if request_id.as_ref().is_some_and(|id| id.len() > REQUEST_ID_LIMIT) {
@@ -64,9 +64,14 @@ impl Call {
         {
             fields.retain(|name, _| MINIMAL.contains(&name.as_str()));
         }
-        let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
-        (status, Json(resource)).into_response()
+        done(fresh, resource)
     }
+}
+
+/// The same for calls that know no `Prefer`: always all of it.
+pub(super) fn done(fresh: bool, resource: Value) -> Response {
+    let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
+    (status, Json(resource)).into_response()
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
@@ -74,10 +79,12 @@ fn malformed(error: &serde_json::Error) -> Problem {
     Problem::issue(issue).at("/").value(error.to_string())
 }
 
-/// PayPal answers 415 to a POST without this header, even when there is no body.
-fn check_media_type(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-    let media_type = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
-    if method == Method::POST && !media_type.starts_with("application/json") {
+/// PayPal answers 415 to a POST without this header, even when there is no body; but its own clients void without it, or
+/// with the one that their HTTP library puts there.
+fn check_media_type(request: &Request) -> Result<(), Problem> {
+    let media_type = text(request.headers(), header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let is_asked_for = request.method() == Method::POST && !request.uri().path().ends_with("/void");
+    if is_asked_for && !media_type.starts_with("application/json") {
         return Err(Problem::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     Ok(())

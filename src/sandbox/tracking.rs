@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     bank::Shared,
     books::{Books, Change, Sheet},
-    call::Call,
+    call::{self, Call},
     clock,
     errors::Problem,
     orders,
@@ -37,7 +37,7 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let request: TrackRequest = call.json()?;
     let (sheet, fresh) = bank.transact(|books, now| track(books, &id, &request, now)).await?;
-    Ok(call.answer(fresh, orders::view(&bank.base, &sheet)))
+    Ok(call::done(fresh, orders::view(&bank.base, &sheet)))
 }
 
 /// Adds the parcel, unless it is known.

@@ -159,8 +159,7 @@ async fn an_authorization_is_let_go_of() {
 
     let (_, other) = caller.authorize("b", "complete").await;
     let path = format!("{}/v2/payments/authorizations/{}/void", caller.base, id(&other));
-    let request = caller.http.post(path).bearer_auth(&caller.token).header("content-type", "application/json");
-    let response = request.send().await.expect("an answer");
+    let response = caller.http.post(path).bearer_auth(&caller.token).send().await.expect("an answer");
     assert_eq!(response.status(), 204, "with the least that can be said");
     assert_eq!(read(response).await, Value::String(String::new()));
     caller.settle().await;

@@ -175,3 +175,38 @@ async fn paypal_is_told_of_a_parcel() {
     let stranger = json!({"capture_id": "X", "tracking_number": "1", "carrier": "USPS"});
     assert_eq!(caller.refused(&path, "", &stranger).await, (422, "CAPTURE_ID_NOT_FOUND".into()));
 }
+
+/// Whatever a shop has to tell apart can be made to happen, by a fault and by PayPal's own header.
+#[tokio::test]
+async fn every_issue_can_be_had() {
+    const ISSUES: &str = "INSTRUMENT_DECLINED PAYER_ACTION_REQUIRED REDIRECT_PAYER_FOR_ALTERNATE_FUNDING \
+        ORDER_ALREADY_CAPTURED ORDER_ALREADY_AUTHORIZED ORDER_ALREADY_COMPLETED AUTHORIZATION_ALREADY_CAPTURED \
+        PREVIOUSLY_CAPTURED PREVIOUSLY_VOIDED CAPTURE_FULLY_REFUNDED ORDER_NOT_APPROVED ORDER_COMPLETION_IN_PROGRESS \
+        PENDING_CAPTURE ORDER_EXPIRED AUTHORIZATION_EXPIRED AUTHORIZATION_VOIDED AUTHORIZATION_DENIED \
+        MAX_NUMBER_OF_PAYMENT_ATTEMPTS_EXCEEDED TRANSACTION_REFUSED PAYER_CANNOT_PAY PAYER_ACCOUNT_LOCKED_OR_CLOSED \
+        PAYER_ACCOUNT_RESTRICTED COMPLIANCE_VIOLATION TRANSACTION_LIMIT_EXCEEDED ACTION_DOES_NOT_MATCH_INTENT \
+        DUPLICATE_INVOICE_ID PAYEE_ACCOUNT_RESTRICTED PAYEE_ACCOUNT_LOCKED_OR_CLOSED PAYEE_BLOCKED_TRANSACTION \
+        INVALID_CURRENCY_CODE AMOUNT_MISMATCH MAX_CAPTURE_COUNT_EXCEEDED MAX_CAPTURE_AMOUNT_EXCEEDED \
+        AUTH_CAPTURE_CURRENCY_MISMATCH CANNOT_BE_VOIDED REAUTHORIZATION_NOT_SUPPORTED REFUND_AMOUNT_EXCEEDED \
+        REFUND_CAPTURE_CURRENCY_MISMATCH REFUND_TIME_LIMIT_EXCEEDED REFUND_NOT_ALLOWED \
+        REFUND_FAILED_INSUFFICIENT_FUNDS PARTIAL_REFUND_NOT_ALLOWED MAX_NUMBER_OF_REFUNDS_EXCEEDED \
+        TRANSACTION_DISPUTED REFUND_NOT_PERMITTED_DUE_TO_CHARGEBACK DECIMAL_PRECISION DECIMALS_NOT_SUPPORTED";
+    const OTHERS: [(&str, u16); 3] =
+        [("PERMISSION_DENIED", 403), ("PREVIOUS_REQUEST_IN_PROGRESS", 409), ("PAYPAL_REQUEST_ID_REQUIRED", 400)];
+    let town = Town::new().await;
+    let caller = &town.caller;
+    let all = ISSUES.split_whitespace().map(|issue| (issue, 422)).chain(OTHERS);
+    for (issue, status) in all {
+        caller.control("faults", json!({"on": "create", "kind": "issue", "issue": issue})).await;
+        let scripted = caller.refused("/v2/checkout/orders", "k", &basket()).await;
+        assert_eq!(scripted, (status, issue.into()));
+        let mock = json!({"mock_application_codes": issue}).to_string();
+        let request = caller.call(Method::GET, "/v2/payments/captures/X").header("paypal-mock-response", mock);
+        let problem = read(request.send().await.expect("an answer")).await;
+        let detail = &problem["details"][0];
+        assert_eq!(detail["issue"], issue);
+        let has_words = ["PAYER_ACCOUNT_RESTRICTED"].contains(&issue) || detail["description"] != issue;
+        assert!(has_words, "{issue} is not documented");
+    }
+    assert_eq!(caller.summary().await["orders"], 0);
+}

@@ -28,7 +28,9 @@ impl Description {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/paypal/{name}.json.gz"));
         let mut text = String::new();
         GzDecoder::new(File::open(path).expect("the file")).read_to_string(&mut text).expect("text");
-        Self { document: serde_json::from_str(&text).expect("JSON") }
+        let mut document = serde_json::from_str(&text).expect("JSON");
+        trim(&mut document);
+        Self { document }
     }
 
     /// A validator of one component. OpenAPI 3.0 has the words of draft 4, as far as these documents use them: they have
@@ -103,6 +105,16 @@ impl Description {
     fn holds(&self, component: &str, instance: &Value) {
         let faults = self.faults(component, instance);
         assert!(faults.is_empty(), "not a {component}: {faults:#?}\n{instance:#}");
+    }
+}
+
+/// Some of the words in the documents end with a space.
+fn trim(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = text.trim_end().to_owned(),
+        Value::Array(items) => items.iter_mut().for_each(trim),
+        Value::Object(fields) => fields.values_mut().for_each(trim),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -239,6 +251,66 @@ async fn every_answer_and_event_is_as_paypal_describes_it() {
     paypal.webhooks.holds("WebhookList", &caller.get("/v1/notifications/webhooks").await);
     paypal.webhooks.holds("EventTypeList", &caller.get("/v1/notifications/webhooks-event-types").await);
     paypal.webhooks.holds("EventList", &caller.get("/v1/notifications/webhooks-events?page_size=5").await);
+}
+
+/// A refusal has an issue that PayPal lists for this very call, in PayPal's words.
+#[tokio::test]
+async fn every_refusal_is_one_that_the_call_knows() {
+    let paypal = Descriptions::read();
+    let mut town = Town::new().await;
+    let caller = &town.caller;
+    let (order_id, capture) = caller.pay("a").await;
+    let order = format!("/v2/checkout/orders/{order_id}");
+    let open = format!("/v2/checkout/orders/{}", caller.create("open").await);
+    let refund = format!("/v2/payments/captures/{}/refund", id(&capture));
+    caller.control(&format!("captures/{}/dispute", id(&capture)), json!({})).await;
+    let (_, to_authorize) = caller.post("/v2/checkout/orders", "auth", &basket_to_authorize()).await;
+    let auth_order = format!("/v2/checkout/orders/{}", id(&to_authorize));
+    caller.control(&format!("orders/{}/approve", id(&to_authorize)), json!({})).await;
+    let (_, authorized) = caller.post(&format!("{auth_order}/authorize"), "auth", &json!({})).await;
+    let authorization = &authorized["purchase_units"][0]["payments"]["authorizations"][0];
+    let path = format!("/v2/payments/authorizations/{}", id(authorization));
+    let (take, void, renew) = (format!("{path}/capture"), format!("{path}/void"), format!("{path}/reauthorize"));
+    let euros = json!({"amount": {"currency_code": "EUR", "value": "1.00"}});
+    let patch = json!([{"op": "replace", "path": "/purchase_units/@reference_id=='x'/custom_id", "value": "X"}]);
+
+    let (orders, payments) = (&paypal.orders, &paypal.payments);
+    let mut refusals = vec![
+        (orders, "422", caller.post("/v2/checkout/orders", "x", &mismatched()).await),
+        (orders, "orders.capture-422", caller.post(&format!("{open}/capture"), "x", &json!({})).await),
+        (orders, "orders.capture-422", caller.post(&format!("{order}/capture"), "x", &json!({})).await),
+        (orders, "orders.authorize-422", caller.post(&format!("{order}/authorize"), "x", &json!({})).await),
+        (orders, "orders.authorize-422", caller.post(&format!("{auth_order}/authorize"), "x", &json!({})).await),
+        (orders, "orders.patch-422", (422, caller.answer(Method::PATCH, &open, patch.clone()).await)),
+        (orders, "orders.patch-422", (422, caller.answer(Method::PATCH, &order, patch).await)),
+        (payments, "captures.refund-422", caller.post(&refund, "x", &json!({"amount": usd("1.00")})).await),
+        (payments, "captures.refund-422", caller.post(&refund, "x", &json!({"amount": usd("31.00")})).await),
+        (payments, "captures.refund-422", caller.post(&refund, "x", &euros).await),
+        (payments, "422", caller.post(&take, "x", &euros).await),
+        (payments, "422", caller.post(&take, "x", &json!({"amount": usd("40.00")})).await),
+    ];
+    caller.post(&take, "part", &json!({"amount": usd("1.00")})).await;
+    refusals.push((payments, "authorizations.reauthorize-422", caller.post(&renew, "x", &json!({})).await));
+    caller.post(&void, "v", &json!({})).await;
+    refusals.push((payments, "authorizations.void-422", caller.post(&void, "x", &json!({})).await));
+    refusals.push((payments, "422", caller.post(&take, "x", &json!({})).await));
+    town.caller.wait(180 * 86_400).await;
+    refusals.push((payments, "captures.refund-422", town.caller.post(&refund, "late", &json!({})).await));
+    for (description, component, (status, problem)) in refusals {
+        assert_eq!(status, 422, "{problem}");
+        description.holds("error_422", &problem);
+        let errors: Vec<_> = description.validator(component).iter_errors(&problem).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{component} knows no {problem}");
+    }
+    let unknown = json!({"details": [{"issue": "OUT_OF_INK", "description": "?"}]});
+    assert!(!paypal.payments.validator("authorizations.void-422").is_valid(&unknown), "not everything is known");
+}
+
+/// A basket whose sum does not come out.
+fn mismatched() -> Value {
+    let mut basket = basket();
+    basket["purchase_units"][0]["amount"]["value"] = json!("30.01");
+    basket
 }
 
 #[tokio::test]
