@@ -59,6 +59,38 @@ async fn reserved_when_approved_and_taken_later() {
     end(shop).await;
 }
 
+/// Staff take what is reserved, twice over and whatever becomes of the answer: it is taken once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn taken_once_whatever_becomes_of_the_answer() {
+    let shop = TestShop::with(&RESERVES).await;
+    let sku_id = shop.sku(10).await;
+    let faults = [
+        Value::Null,
+        json!({ "kind": "drop_before" }),
+        json!({ "kind": "drop_after" }),
+        json!({ "kind": "status_after", "status": 500 }),
+        json!({ "kind": "status", "status": 429, "retry_after": 1 }),
+        json!({ "kind": "garbage" }),
+        json!({ "kind": "hang_after" }),
+    ];
+    for fault in faults {
+        let placed = reserved(&shop, &sku_id).await;
+        if fault.is_object() {
+            let mut rule = fault.clone();
+            rule["on"] = json!("capture_authorization");
+            shop.bank.fault(rule).await;
+        }
+        let take = format!("/v1/admin/orders/{}/capture", placed.order_id);
+        shop.order_staff(&take, json!({})).await.ok();
+        shop.order_staff(&take, json!({})).await; // now or a moment ago: it has begun, or is over
+        hurry(&shop, async || shop.status(&placed).await == ("confirmed".into(), "paid".into()), &fault).await;
+        assert_eq!(shop.bank.charged(&placed).await, (1, 0.0), "{fault}");
+        assert_eq!(authorisation(&shop, &placed).await["status"], "CAPTURED", "{fault}");
+    }
+    heard(&shop).await;
+    end(shop).await;
+}
+
 /// Whatever goes wrong with the call that reserves, it is made once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reserved_once_whatever_becomes_of_the_answer() {
