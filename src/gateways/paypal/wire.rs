@@ -295,10 +295,9 @@ impl Movement {
     fn standing(&self, kind: FactKind) -> FactStatus {
         let reason = self.status_details.as_ref().map(|details| details.reason.as_str());
         let taken_back = matches!(reason, Some("CHARGEBACK" | "BUYER_COMPLAINT"));
-        match status(self.status.as_deref()) {
-            FactStatus::Refunded if kind == FactKind::Capture && taken_back => FactStatus::Reversed,
-            plain => plain,
-        }
+        let plain = status(self.status.as_deref());
+        let reversed = plain == FactStatus::Refunded && kind == FactKind::Capture && taken_back;
+        if reversed { FactStatus::Reversed } else { plain }
     }
 }
 
