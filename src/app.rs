@@ -176,13 +176,13 @@ fn return_urls(config: &Config, keys: &Keys) -> souk_actors::ReturnUrls {
 
 fn open_paypal(config: &Config, clock: Clock) -> Result<PayPal, StartError> {
     let wanted = &config.paypal;
-    let mut verification = match config.mode {
+    let mut believed = match config.mode {
         Mode::Production => webhook::Settings::live(&wanted.webhook_id),
         Mode::Development => webhook::Settings::sandbox(&wanted.webhook_id),
     };
-    verification.cert_urls.clone_from(&wanted.cert_urls);
+    believed.cert_urls.clone_from(&wanted.cert_urls);
     if !wanted.roots.as_os_str().is_empty() {
-        verification.roots = read_roots(&wanted.roots)?;
+        believed.roots = read_roots(&wanted.roots)?;
     }
     let settings = paypal::Settings {
         base_url: wanted.base_url.clone(),
@@ -191,7 +191,8 @@ fn open_paypal(config: &Config, clock: Clock) -> Result<PayPal, StartError> {
         brand_name: wanted.brand_name.clone(),
         timeout: Duration::from_secs(wanted.timeout_seconds),
         connect_timeout: Duration::from_secs(wanted.connect_timeout_seconds),
-        webhook: verification,
+        webhook: believed,
+        verification: wanted.verification,
     };
     PayPal::new(settings, clock)
         .map_err(|error| StartError::Setting(format!("paypal.{}: {}", error.setting, error.problem)))

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use souk_actors::domain::{Address, Currency, Invalid, Money, Parcel, clean};
 use toml::{Table, Value};
 
-use crate::gateways::Secret;
+use crate::gateways::{Secret, paypal::webhook::Verification};
 
 const DEFAULTS: &str = include_str!("../config.toml");
 
@@ -154,6 +154,7 @@ pub struct PayPal {
     pub client_id: String,
     pub client_secret: Secret,
     pub webhook_id: String,
+    pub verification: Verification,
     pub brand_name: String,
     pub timeout_seconds: u64,
     pub connect_timeout_seconds: u64,
@@ -694,6 +695,14 @@ mod tests {
                 shipping.iter().copied().filter(|(name, _)| *name != wrong.0).chain([wrong]).collect();
             assert!(load(&settings).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn webhooks_are_checked_by_souk_or_by_paypal() {
+        let checked_by = |word| load(&[("SOUK_PAYPAL__VERIFICATION", word)]).map(|config| config.paypal.verification);
+        assert_eq!(checked_by("self").ok(), Some(Verification::Itself));
+        assert_eq!(checked_by("postback").ok(), Some(Verification::Postback));
+        assert!(checked_by("nobody").is_err());
     }
 
     #[test]

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -161,9 +164,12 @@ impl Kind for Paying {
     const ESCALATES: bool = true;
     type Key = Provider;
     type Msg = Msg;
-    type Shared = ();
+    /// Whether the provider is being left alone.
+    type Shared = AtomicBool;
 
-    fn shared(&self, _: Provider) {}
+    fn shared(&self, _: Provider) -> AtomicBool {
+        AtomicBool::new(false)
+    }
 
     async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
         let provider = self.context.providers.get(cell.key).cloned().ok_or(Refusal::NotFound("provider"))?;
@@ -177,8 +183,13 @@ impl Kind for Paying {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, (): &()) -> bool {
+    fn may_rest(&self, _: &AtomicBool) -> bool {
         false
+    }
+
+    fn detail(&self, left_alone: &AtomicBool) -> Option<serde_json::Value> {
+        let breaker = if left_alone.load(Ordering::Relaxed) { "open" } else { "closed" };
+        Some(serde_json::json!({ "breaker": breaker }))
     }
 }
 
@@ -210,6 +221,7 @@ impl Actor for Caller {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+        self.show(false);
         Ok(State::default())
     }
 
@@ -246,9 +258,17 @@ impl Caller {
         let turned = state.breaker.note(end, trial, self.context.clock.now());
         if let Some(open) = turned {
             tracing::warn!(provider = self.provider.name(), open, "the provider's breaker turned");
-            metrics::gauge!("souk_provider_breaker_open", "provider" => self.provider.name())
-                .set(f64::from(u8::from(open)));
+            self.show(open);
         }
+    }
+
+    /// Shows the breaker to ops.
+    fn show(&self, open: bool) {
+        if let Some(cell) = self.cell.upgrade() {
+            cell.shared.store(open, Ordering::Relaxed);
+        }
+        metrics::gauge!("souk_provider_breaker_open", "provider" => self.provider.name())
+            .set(f64::from(u8::from(open)));
     }
 
     fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, state: &mut State) {

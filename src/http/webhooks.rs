@@ -27,13 +27,13 @@ const SHIPPO_WAITS: Duration = Duration::from_millis(2_500);
     responses(
         (status = 200, description = "Stored, now or before"),
         (status = 400, body = Problem, description = "`bad_signature`: nothing is stored"),
-        (status = 503, body = Problem, description = "The certificate or the database is away: send it again")
+        (status = 503, body = Problem, description = "The certificate, PayPal's word or the database is away: send it again")
     )
 )]
 pub(crate) async fn paypal(axum::extract::State(shop): State, request: Request) -> Answer<Json<serde_json::Value>> {
     let headers = request.headers().clone();
     let body = bytes(request, &shop).await?;
-    let verified = match shop.paypal.webhooks().verify(&headers, &body).await {
+    let verified = match shop.paypal.verify(&headers, &body).await {
         Ok(verified) => verified,
         Err(rejection) => return Err(rejected(rejection)),
     };

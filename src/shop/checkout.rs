@@ -2,7 +2,7 @@
 
 use souk_actors::{
     CheckedOut, Checkout,
-    domain::{Address, Currency, Email, Money, OrderId, Quantity, SkuId},
+    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId},
 };
 
 use super::{Shop, quote::Quote, shipping};
@@ -77,6 +77,9 @@ async fn quote(shop: &Shop, wish: &Wish) -> Result<Quote, Problem> {
         Some(shipping) => goods.sent_by(shipping)?,
         None => goods,
     };
+    if !shop.paypal.charges(quote.total) {
+        return Err(Invalid::new("currency", format!("{} cannot be charged", quote.total)).into());
+    }
     match wish.expected_total {
         Some(expected) if expected != quote.total => Err(changed(&quote)),
         _ => Ok(quote),

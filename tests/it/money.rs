@@ -16,7 +16,7 @@ const CAPTURED: &str = "PAYMENT.CAPTURE.COMPLETED";
 const AN_HOUR: i64 = 3_600;
 
 /// What happens to the webhooks from now on.
-async fn trick(shop: &TestShop, kind: &str, event_type: Option<&str>, times: u32) {
+pub(crate) async fn trick(shop: &TestShop, kind: &str, event_type: Option<&str>, times: u32) {
     let mut rule = json!({ "on": "webhook", "kind": kind, "times": times });
     if let Some(event_type) = event_type {
         rule["event_type"] = json!(event_type);
@@ -25,7 +25,7 @@ async fn trick(shop: &TestShop, kind: &str, event_type: Option<&str>, times: u32
 }
 
 /// The buyer clicks on the provider's page and is sent back to the shop; where to.
-async fn click(shop: &TestShop, placed: &Placed, action: &str) -> String {
+pub(crate) async fn click(shop: &TestShop, placed: &Placed, action: &str) -> String {
     let form = [("token", placed.at_provider()), ("action", action)];
     let url = format!("{}/checkoutnow", shop.bank.base);
     let sent_back = Answer::of(shop.http.post(url).form(&form)).await.expect("an answer");
@@ -37,14 +37,14 @@ async fn follow(shop: &TestShop, url: &str) -> Answer {
     Answer::of(shop.http.get(url)).await.expect("an answer")
 }
 
-async fn only_capture(shop: &TestShop, placed: &Placed) -> String {
+pub(crate) async fn only_capture(shop: &TestShop, placed: &Placed) -> String {
     let sheet = shop.bank.sheet(placed).await;
     assert_eq!(sheet["captures"].as_array().map(Vec::len), Some(1), "{sheet}");
     sheet["captures"][0]["id"].as_str().expect("an id").to_owned()
 }
 
 /// An undecided charge of this order.
-async fn pending(shop: &TestShop, sku_id: &str) -> (Placed, String) {
+pub(crate) async fn pending(shop: &TestShop, sku_id: &str) -> (Placed, String) {
     let placed = shop.sell(sku_id).await;
     shop.bank.approve_as(&placed, "pending").await;
     shop.becomes(&placed, "awaiting_payment", "pending").await;
@@ -52,16 +52,16 @@ async fn pending(shop: &TestShop, sku_id: &str) -> (Placed, String) {
     (placed, capture_id)
 }
 
-async fn rule(shop: &TestShop, capture_id: &str, status: &str) {
+pub(crate) async fn rule(shop: &TestShop, capture_id: &str, status: &str) {
     shop.bank.control(&format!("captures/{capture_id}/status"), json!({ "status": status })).await;
 }
 
-fn count(timeline: &[String], kind: &str) -> usize {
+pub(crate) fn count(timeline: &[String], kind: &str) -> usize {
     timeline.iter().filter(|event| *event == kind).count()
 }
 
 /// Sold once: one charge and nothing back, one commit in the ledger, each event once.
-async fn sold_once(shop: &TestShop, placed: &Placed) {
+pub(crate) async fn sold_once(shop: &TestShop, placed: &Placed) {
     assert_eq!(shop.bank.charged(placed).await, (1, 0.0));
     let timeline = shop.timeline(placed).await;
     for kind in ["placed", "payment_captured", "confirmed"] {
@@ -251,7 +251,7 @@ fn call_faults() -> Vec<Value> {
 }
 
 /// Waits; time flies meanwhile, so that what is put off for a second or two is due at once.
-async fn hurry(shop: &TestShop, mut holds: impl AsyncFnMut() -> bool, what: &Value) {
+pub(crate) async fn hurry(shop: &TestShop, mut holds: impl AsyncFnMut() -> bool, what: &Value) {
     let patience = Instant::now() + Duration::from_secs(20);
     while !holds().await {
         assert!(Instant::now() < patience, "in vain: {what}");

@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use souk_actors::ports::Locator;
 
-use super::wire::{self, Links, ObjectId, Reference};
+use super::{
+    disputes::Disputed,
+    wire::{self, Links, ObjectId, Reference},
+};
 
 #[derive(Deserialize)]
 struct Event {
@@ -56,16 +59,12 @@ struct Unit {
     custom_id: Reference,
 }
 
-#[derive(Deserialize)]
-struct Disputed {
-    seller_transaction_id: ObjectId,
-}
-
 /// What an event's resource is.
 enum Kind {
     Order,
     /// An approval that ran out; only `order_id` names the order.
     Approval,
+    Authorisation,
     Capture,
     Refund,
     Dispute,
@@ -85,11 +84,24 @@ impl Kind {
         match family {
             "CHECKOUT.ORDER" => Self::Order,
             "CHECKOUT.PAYMENT-APPROVAL" => Self::Approval,
+            "PAYMENT.AUTHORIZATION" => Self::Authorisation,
             "PAYMENT.CAPTURE" => Self::Capture,
             "CUSTOMER.DISPUTE" => Self::Dispute,
             _ => Self::Other,
         }
     }
+}
+
+/// The event's own id, if the body has one that looks like one.
+pub(super) fn id(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default, deserialize_with = "wire::lenient")]
+        id: Option<String>,
+    }
+    let id = serde_json::from_slice::<Named>(body).ok()?.id?;
+    let fits = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    fits.then_some(id)
 }
 
 /// The names in a webhook's body; none from a body that is no event.
@@ -103,18 +115,25 @@ pub(super) fn locate(body: &[u8]) -> Locator {
 
     let unit_reference = resource.purchase_units.into_iter().map(|unit| unit.custom_id).next();
     let related = resource.supplementary_data.map(|data| data.related_ids).unwrap_or_default();
+    let disputed = resource.disputed_transactions.into_iter().next();
+    let (disputed_id, disputed_reference) = disputed.map(|of| (of.seller_transaction_id, of.custom)).unzip();
     let (order_id, capture_id) = match kind {
         Kind::Order => (resource.id, None),
         Kind::Approval => (resource.order_id, None),
-        Kind::Capture => (related.order_id.or_else(|| resource.links.up_to_order()), resource.id),
+        // what was reserved is found as what was taken is: by its own id
+        Kind::Authorisation | Kind::Capture => (related.order_id.or_else(|| resource.links.up_to_order()), resource.id),
         Kind::Refund => (related.order_id, resource.links.up_to_capture().or(related.capture_id)),
-        Kind::Dispute => (None, resource.disputed_transactions.into_iter().map(|of| of.seller_transaction_id).next()),
+        Kind::Dispute => (None, disputed_id),
         Kind::Other => (related.order_id, related.capture_id),
     };
     Locator {
         provider_order_id: order_id.map(String::from),
         capture_id: capture_id.map(String::from),
-        payment_id: resource.custom_id.or(unit_reference).map(|reference| reference.text()),
+        payment_id: resource
+            .custom_id
+            .or(unit_reference)
+            .or(disputed_reference.flatten())
+            .map(|reference| reference.text()),
         event_type,
     }
 }
@@ -197,6 +216,28 @@ mod tests {
             "resource":{"dispute_id":"PP-D-4012",
             "disputed_transactions":[{"seller_transaction_id":"00D10444LD479031K","buyer":{"name":"A"}}]}}"#;
         assert_eq!(locate(body), locator("CUSTOMER.DISPUTE.CREATED", None, Some("00D10444LD479031K"), None));
+        for event_type in ["CUSTOMER.DISPUTE.UPDATED", "CUSTOMER.DISPUTE.RESOLVED"] {
+            let body = format!(
+                r#"{{"event_type":"{event_type}","resource":{{"dispute_id":"PP-D-4012","disputed_transactions":[
+                {{"seller_transaction_id":"00D","custom":"payment_1","invoice_number":"order_1"}}]}}}}"#
+            );
+            assert_eq!(locate(body.as_bytes()), locator(event_type, None, Some("00D"), Some("payment_1")));
+        }
+    }
+
+    #[test]
+    fn an_authorisation_names_itself_and_its_order() {
+        for event_type in ["PAYMENT.AUTHORIZATION.CREATED", "PAYMENT.AUTHORIZATION.VOIDED"] {
+            let body = format!(
+                r#"{{"event_type":"{event_type}","resource_type":"authorization","resource":{{"id":"0AW2184448108334S",
+                "supplementary_data":{{"related_ids":{{"order_id":"0PF12345AB678901C"}}}},"custom_id":"payment_1"}}}}"#
+            );
+            let expected = locator(event_type, Some("0PF12345AB678901C"), Some("0AW2184448108334S"), Some("payment_1"));
+            assert_eq!(locate(body.as_bytes()), expected);
+        }
+        let up = br#"{"event_type":"PAYMENT.AUTHORIZATION.VOIDED","resource":{"id":"0AW",
+            "links":[{"rel":"up","href":"https://api.paypal.com/v2/checkout/orders/0PF"}]}}"#;
+        assert_eq!(locate(up), locator("PAYMENT.AUTHORIZATION.VOIDED", Some("0PF"), Some("0AW"), None));
     }
 
     #[test]

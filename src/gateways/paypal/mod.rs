@@ -4,8 +4,12 @@
 //! for the page where the buyer approves, and are never followed. Nothing of a request or an answer is logged but the
 //! status and `PayPal-Debug-Id`, which PayPal's support asks for.
 
+mod disputes;
 mod errors;
 mod events;
+mod listing;
+mod money;
+mod requests;
 mod token;
 pub mod webhook;
 mod wire;
@@ -16,20 +20,25 @@ mod tests;
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+use axum::http::HeaderMap;
+use chrono::{DateTime, SecondsFormat, Utc};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use souk_actors::{
     clock::Clock,
-    domain::{Money, TaskId},
-    ports::{CreatePayment, Created, Fact, FactKind, Locator, PaymentProvider, ProviderError},
+    domain::{Currency, Money, TaskId},
+    ports::{CreatePayment, Created, Fact, FactKind, ListedEvent, Locator, PaymentProvider, ProviderError},
 };
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use self::{
+    disputes::Dispute,
     errors::Answer,
+    money::Amount,
+    requests::{CaptureAuthorised, CreateOrder, CreateRefund, Nothing},
     token::{Granted, Tokens},
-    webhook::Verifier,
-    wire::{CreateOrder, CreateRefund, Movement, Nothing, ObjectId, Order},
+    webhook::{Rejection, Verification, Verified, Verifier},
+    wire::{Movement, ObjectId, Order},
 };
 use super::{Secret, SettingsError, http};
 
@@ -37,6 +46,11 @@ use super::{Secret, SettingsError, http};
 const LONGEST_BODY: usize = 1024 * 1024;
 /// PayPal's limit for the name it shows above the buyer's total.
 const LONGEST_BRAND: usize = 127;
+
+/// How many events, or disputes, one page of a list is asked for.
+const PAGE: usize = 50;
+/// How many pages of a list are read: no list of an honest shop is longer.
+const MOST_PAGES: usize = 200;
 
 /// How PayPal is reached.
 #[derive(Debug, Clone)]
@@ -55,6 +69,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Whose webhooks are believed.
     pub webhook: webhook::Settings,
+    /// Who checks their signatures.
+    pub verification: Verification,
 }
 
 /// The client of one PayPal account. To be shared: its connections and its token are.
@@ -68,6 +84,7 @@ pub struct PayPal {
     clock: Clock,
     tokens: Tokens,
     webhooks: Verifier,
+    verification: Verification,
 }
 
 impl PayPal {
@@ -94,25 +111,78 @@ impl PayPal {
             brand_name: settings.brand_name.chars().take(LONGEST_BRAND).collect(),
             timeout: settings.timeout,
             webhooks: Verifier::new(settings.webhook, clock.clone())?,
+            verification: settings.verification,
             tokens: Tokens::new(clock.clone()),
             clock,
         })
     }
 
-    /// Who checks that a webhook is PayPal's.
+    /// Whether PayPal sent `body`, the bytes as they came, with `headers`: by its certificate, or by asking PayPal.
+    ///
+    /// # Errors
+    /// [`Rejection`]: not PayPal's, or not to be told right now.
+    pub async fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Verified, Rejection> {
+        match self.verification {
+            Verification::Itself => self.webhooks.verify(headers, body).await,
+            Verification::Postback => {
+                self.webhooks.verify_by(headers, body, async |asked| self.confirm(asked).await).await
+            }
+        }
+    }
+
+    /// Asks PayPal whether it made a signature.
+    async fn confirm(&self, asked: requests::VerifySignature<'_>) -> Result<bool, ProviderError> {
+        #[derive(Deserialize)]
+        struct Verdict {
+            verification_status: String,
+        }
+        let path = ["v1", "notifications", "verify-webhook-signature"];
+        let verdict: Verdict = self.call(Call::ask("verify", &path, &asked)?).await?;
+        match verdict.verification_status.as_str() {
+            "SUCCESS" => Ok(true),
+            "FAILURE" => Ok(false),
+            _ => Err(errors::no_answer("neither success nor failure")),
+        }
+    }
+
+    /// Whether an order of this total can be told to PayPal to the last decimal.
     #[must_use]
-    pub fn webhooks(&self) -> &Verifier {
-        &self.webhooks
+    pub fn charges(&self, total: Money) -> bool {
+        Amount::exact(total).is_ok()
+    }
+
+    /// One call whose answer says something.
+    async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ProviderError> {
+        let answer = self.exchange(call).await?;
+        serde_json::from_slice(&answer.body).map_err(|_| errors::uncertain(&answer, "unreadable answer"))
     }
 
     /// One call: with a token, within the timeout, and once more with a new token if the first was refused.
-    async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ProviderError> {
+    async fn exchange(&self, call: Call<'_>) -> Result<Answer, ProviderError> {
         let answered = tokio::time::timeout(self.timeout, self.authorised(&call)).await;
         let answer = answered.unwrap_or_else(|_| Err(errors::no_answer("timed out")))?;
-        if !matches!(answer.status, StatusCode::OK | StatusCode::CREATED) {
-            return Err(errors::refusal(&answer));
+        match answer.status {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(answer),
+            _ => Err(errors::refusal(&answer)),
         }
-        serde_json::from_slice(&answer.body).map_err(|_| errors::uncertain(&answer, "unreadable answer"))
+    }
+
+    /// The first page of a list, and those after it, as far as lists go.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        path: &[&str],
+        first: String,
+        mut next: impl FnMut(T) -> Option<String> + Send,
+    ) -> Result<(), ProviderError> {
+        let mut query = first;
+        for _ in 0..MOST_PAGES {
+            let page: T = self.call(Call { query: Some(query), ..Call::get(name, path) }).await?;
+            let Some(after) = next(page) else { return Ok(()) };
+            query = after;
+        }
+        tracing::warn!(call = name, pages = MOST_PAGES, "PayPal's list goes on: its older end is left out");
+        Ok(())
     }
 
     async fn authorised(&self, call: &Call<'_>) -> Result<Answer, ProviderError> {
@@ -129,7 +199,7 @@ impl PayPal {
     async fn attempt(&self, call: &Call<'_>, token: &Secret) -> Result<Answer, ProviderError> {
         let mut request = self
             .http
-            .request(call.method.clone(), self.url(call.path))
+            .request(call.method.clone(), self.url(call.path, call.query.as_deref()))
             .bearer_auth(token.expose())
             .header("Prefer", "return=representation");
         if let Some(request_id) = call.request_id {
@@ -144,7 +214,7 @@ impl PayPal {
     async fn fetch_token(&self) -> Result<Granted, ProviderError> {
         let request = self
             .http
-            .post(self.url(&["v1", "oauth2", "token"]))
+            .post(self.url(&["v1", "oauth2", "token"], None))
             .basic_auth(&self.client_id, Some(self.client_secret.expose()))
             .form(&[("grant_type", "client_credentials")]);
         let answer = self.send("token", request).await?;
@@ -177,11 +247,12 @@ impl PayPal {
         Ok(Answer { status, debug_id, retry_after, body })
     }
 
-    fn url(&self, path: &[&str]) -> Url {
+    fn url(&self, path: &[&str], query: Option<&str>) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
+        url.set_query(query);
         url
     }
 }
@@ -198,24 +269,31 @@ struct Call<'a> {
     name: &'static str,
     method: Method,
     path: &'a [&'a str],
+    query: Option<String>,
     request_id: Option<TaskId>,
     body: Option<Vec<u8>>,
 }
 
 impl<'a> Call<'a> {
     fn get(name: &'static str, path: &'a [&'a str]) -> Self {
-        Self { name, method: Method::GET, path, request_id: None, body: None }
+        Self { name, method: Method::GET, path, query: None, request_id: None, body: None }
     }
 
+    /// A `POST` that changes nothing.
+    fn ask(name: &'static str, path: &'a [&'a str], body: &impl Serialize) -> Result<Self, ProviderError> {
+        let unwritable = |_| ProviderError::Rejected("the request could not be written".to_owned());
+        let body = serde_json::to_vec(body).map_err(unwritable)?;
+        Ok(Self { method: Method::POST, body: Some(body), ..Self::get(name, path) })
+    }
+
+    /// A `POST` that is done once, however often it is made.
     fn post(
         name: &'static str,
         path: &'a [&'a str],
         request_id: TaskId,
         body: &impl Serialize,
     ) -> Result<Self, ProviderError> {
-        let unwritable = |_| ProviderError::Rejected("the request could not be written".to_owned());
-        let body = serde_json::to_vec(body).map_err(unwritable)?;
-        Ok(Self { name, method: Method::POST, path, request_id: Some(request_id), body: Some(body) })
+        Ok(Self { request_id: Some(request_id), ..Self::ask(name, path, body)? })
     }
 }
 
@@ -226,12 +304,10 @@ impl PaymentProvider for PayPal {
     }
 
     async fn create(&self, wish: &CreatePayment) -> Result<Created, ProviderError> {
-        let body = CreateOrder::new(wish, &self.brand_name);
+        let body = CreateOrder::new(wish, &self.brand_name)?;
         let call = Call::post("create", &["v2", "checkout", "orders"], wish.request_id, &body)?;
         let order: Order = self.call(call).await?;
-        let approvable = order.approvable().ok_or_else(|| errors::no_answer("an order without an approval link"))?;
-        let (provider_order_id, approve_url) = approvable;
-        Ok(Created { provider_order_id, approve_url })
+        order.announced(&wish.return_url)
     }
 
     async fn inspect(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
@@ -245,25 +321,110 @@ impl PaymentProvider for PayPal {
         let order_id = object_id(provider_order_id)?;
         let path = ["v2", "checkout", "orders", order_id.as_str(), "capture"];
         let order: Order = self.call(Call::post("capture", &path, request_id, &Nothing {})?).await?;
-        let facts = order.facts();
-        if !facts.iter().any(|fact| fact.kind == FactKind::Capture) {
-            // PayPal took the call and says nothing of money: only a look at the order tells
-            return Err(ProviderError::AlreadyDone("the answer names no capture".to_owned()));
-        }
-        Ok(facts)
+        naming(FactKind::Capture, order.facts())
+    }
+
+    async fn authorise(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let order_id = object_id(provider_order_id)?;
+        let path = ["v2", "checkout", "orders", order_id.as_str(), "authorize"];
+        let order: Order = self.call(Call::post("authorize", &path, request_id, &Nothing {})?).await?;
+        naming(FactKind::Authorisation, order.facts())
+    }
+
+    async fn capture_authorised(
+        &self,
+        request_id: TaskId,
+        authorisation_id: &str,
+        amount: Money,
+        last: bool,
+    ) -> Result<Vec<Fact>, ProviderError> {
+        let authorisation_id = object_id(authorisation_id)?;
+        let path = ["v2", "payments", "authorizations", authorisation_id.as_str(), "capture"];
+        let call = Call::post("capture_authorization", &path, request_id, &CaptureAuthorised::new(amount, last)?)?;
+        let capture: Movement = self.call(call).await?;
+        Ok(vec![capture.capture_of(&authorisation_id)])
+    }
+
+    /// PayPal may answer a void with nothing at all, and refuses a second one; then the authorisation is asked for.
+    async fn void(&self, request_id: TaskId, authorisation_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let authorisation_id = object_id(authorisation_id)?;
+        let path = ["v2", "payments", "authorizations", authorisation_id.as_str()];
+        let void = [path.as_slice(), &["void"]].concat();
+        let told = match self.exchange(Call::post("void", &void, request_id, &Nothing {})?).await {
+            Ok(answer) => serde_json::from_slice::<Movement>(&answer.body).ok(),
+            Err(ProviderError::AlreadyDone(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let authorisation = match told {
+            Some(authorisation) => authorisation,
+            None => self.call(Call::get("inspect", &path)).await?,
+        };
+        Ok(vec![authorisation.authorisation()])
     }
 
     async fn refund(&self, request_id: TaskId, capture_id: &str, amount: Money) -> Result<Vec<Fact>, ProviderError> {
         let capture_id = object_id(capture_id)?;
         let path = ["v2", "payments", "captures", capture_id.as_str(), "refund"];
-        let call = Call::post("refund", &path, request_id, &CreateRefund::new(amount))?;
+        let call = Call::post("refund", &path, request_id, &CreateRefund::new(amount)?)?;
         let refund: Movement = self.call(call).await?;
         Ok(vec![refund.refund_of(&capture_id)])
+    }
+
+    async fn disputes(&self, capture_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let capture_id = object_id(capture_id)?;
+        let path = ["v1", "customer", "disputes"];
+        let search = [("disputed_transaction_id", capture_id.as_str()), ("page_size", &PAGE.to_string())];
+        let mut found = Vec::new();
+        let collect = |page: disputes::Page| {
+            let (named, next) = page.read();
+            let more = next.filter(|_| !named.is_empty());
+            found.extend(named);
+            more
+        };
+        self.pages("dispute", &path, query(&search), collect).await?;
+
+        let mut facts = Vec::with_capacity(found.len());
+        for dispute_id in found {
+            let path = [path.as_slice(), &[dispute_id.as_str()]].concat();
+            let dispute: Dispute = self.call(Call::get("dispute", &path)).await?;
+            facts.push(dispute.fact(&capture_id));
+        }
+        Ok(facts)
+    }
+
+    async fn events(&self, since: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
+        let start_time = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let search = [("start_time", start_time.as_str()), ("page_size", &PAGE.to_string())];
+        let mut listed = Vec::new();
+        let collect = |page: listing::Page| {
+            let next = page.next_query();
+            listed.extend(page.into_events());
+            next
+        };
+        self.pages("events", &["v1", "notifications", "webhooks-events"], query(&search), collect).await?;
+        Ok(listing::oldest_first(listed))
+    }
+
+    fn decimals(&self, currency: Currency) -> Option<u32> {
+        money::decimals(currency)
     }
 
     fn locate(&self, body: &[u8]) -> Locator {
         events::locate(body)
     }
+}
+
+/// The facts, if they name what was asked for. PayPal can take a call and say nothing of money: then only a look at the
+/// order tells.
+fn naming(kind: FactKind, facts: Vec<Fact>) -> Result<Vec<Fact>, ProviderError> {
+    if facts.iter().any(|fact| fact.kind == kind) {
+        return Ok(facts);
+    }
+    Err(ProviderError::AlreadyDone(format!("the answer names no {kind}")))
+}
+
+fn query(pairs: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 fn object_id(text: &str) -> Result<ObjectId, ProviderError> {

@@ -124,6 +124,7 @@ fn settings(base_url: String) -> Settings {
         timeout: Duration::from_millis(500),
         connect_timeout: Duration::from_millis(500),
         webhook: webhook::Settings::sandbox("9JX12345"),
+        verification: Verification::Itself,
     }
 }
 
@@ -201,6 +202,241 @@ async fn a_payment_is_created_captured_and_refunded() {
     let token = &stub.asked.lock().expect("whole")[0];
     assert_eq!(token.body, "grant_type=client_credentials");
     assert_eq!(token.header("authorization"), Some("Basic Y2xpZW50OnZlcnktc2VjcmV0"));
+}
+
+const AUTHORISED: &str = r#"{"id":"0PF12345AB678901C","status":"COMPLETED","purchase_units":[{"custom_id":"payment_1",
+    "payments":{"authorizations":[{"id":"0AW2184448108334S","status":"CREATED",
+    "amount":{"currency_code":"USD","value":"30.00"},"create_time":"2026-11-22T10:00:00Z"}]}}]}"#;
+
+const CAPTURED_IN_PART: &str = r#"{"id":"5B223658W54364539","status":"COMPLETED","final_capture":false,
+    "amount":{"currency_code":"USD","value":"12.50"},"custom_id":"payment_1","create_time":"2026-11-22T10:00:00Z"}"#;
+
+const VOIDED: &str = r#"{"id":"0AW2184448108334S","status":"VOIDED","custom_id":"payment_1",
+    "amount":{"currency_code":"USD","value":"30.00"},"update_time":"2026-11-22T12:00:00Z"}"#;
+
+const AUTHORISATION: &str = "/v2/payments/authorizations/0AW2184448108334S";
+
+#[tokio::test]
+async fn a_payment_is_authorised_and_captured_in_parts() {
+    let replies = [Reply::Say(201, ORDER), Reply::Say(201, AUTHORISED), Reply::Say(201, CAPTURED_IN_PART)];
+    let (paypal, stub) = paypal(replies).await;
+    let created = paypal.create(&CreatePayment { intent: Intent::Authorise, ..wish() }).await.expect("created");
+    let authorised = paypal.authorise(TaskId(8), &created.provider_order_id).await.expect("authorised");
+    assert_eq!((authorised[1].kind, authorised[1].status), (FactKind::Authorisation, FactStatus::Created));
+    let captured = paypal.capture_authorised(TaskId(9), "0AW2184448108334S", usd("12.50"), false).await;
+    let [capture] = captured.expect("captured").try_into().expect("one fact");
+    assert_eq!((capture.kind, capture.amount), (FactKind::Capture, Some(usd("12.50"))));
+    assert_eq!(capture.parent.as_deref(), Some("0AW2184448108334S"));
+    assert_eq!(capture.reference.as_deref(), Some("payment_1"));
+
+    let calls = stub.calls();
+    let created = serde_json::from_slice::<serde_json::Value>(&calls[0].body).expect("json");
+    assert_eq!(created["intent"], "AUTHORIZE");
+    assert_eq!(calls[1].line, "POST /v2/checkout/orders/0PF12345AB678901C/authorize");
+    assert_eq!(calls[2].line, format!("POST {AUTHORISATION}/capture"));
+    assert_eq!(calls[2].body, r#"{"amount":{"currency_code":"USD","value":"12.50"},"final_capture":false}"#);
+    assert_eq!(calls[2].header("paypal-request-id"), Some(TaskId(9).to_string().as_str()));
+}
+
+#[tokio::test]
+async fn an_authorisation_that_names_no_money_is_looked_at_again() {
+    let (paypal, _stub) = paypal([Reply::Say(201, r#"{"id":"0PF","status":"COMPLETED"}"#)]).await;
+    let error = paypal.authorise(TaskId(8), "0PF").await.expect_err("no authorisation");
+    assert!(matches!(error, ProviderError::AlreadyDone(_)), "{error}");
+}
+
+/// Voided now, voided without a word, voided before: each time the authorisation is void, by PayPal's own word.
+#[tokio::test]
+async fn a_void_is_told_in_three_ways() {
+    const BEFORE: &str = r#"{"name":"UNPROCESSABLE_ENTITY","details":[{"issue":"PREVIOUSLY_VOIDED"}]}"#;
+    for (reply, asked) in [(Reply::Say(200, VOIDED), 1), (Reply::Say(204, ""), 2), (Reply::Say(422, BEFORE), 2)] {
+        let (paypal, stub) = paypal([reply, Reply::Say(200, VOIDED)]).await;
+        let [fact] = paypal.void(TaskId(8), "0AW2184448108334S").await.expect("void").try_into().expect("one fact");
+        assert_eq!((fact.kind, fact.status), (FactKind::Authorisation, FactStatus::Voided));
+        assert_eq!(fact.object_id, "0AW2184448108334S");
+        let lines: Vec<_> = stub.calls().into_iter().map(|call| call.line).collect();
+        let expected = [format!("POST {AUTHORISATION}/void"), format!("GET {AUTHORISATION}")];
+        assert_eq!(lines, expected[..asked]);
+    }
+}
+
+#[tokio::test]
+async fn a_void_that_is_refused_says_why() {
+    let (paypal, _stub) = paypal([
+        Reply::Say(422, r#"{"name":"UNPROCESSABLE_ENTITY","details":[{"issue":"CANNOT_BE_VOIDED"}]}"#),
+        Reply::Say(422, r#"{"name":"UNPROCESSABLE_ENTITY","details":[{"issue":"AUTHORIZATION_EXPIRED"}]}"#),
+        Reply::Say(409, r#"{"name":"RESOURCE_CONFLICT","details":[{"issue":"PREVIOUS_REQUEST_IN_PROGRESS"}]}"#),
+        Reply::Say(204, ""),
+        Reply::Say(503, "<html>"),
+    ])
+    .await;
+    let void = async || paypal.void(TaskId(8), "0AW2184448108334S").await.expect_err("refused");
+    assert!(matches!(void().await, ProviderError::Rejected(_)));
+    assert!(matches!(void().await, ProviderError::Dead(_)));
+    assert!(matches!(void().await, ProviderError::NotYet(_)));
+    assert!(unknown(&void().await), "void, but nobody said so yet: it is asked again");
+}
+
+#[tokio::test]
+async fn disputes_of_a_capture_are_asked_for_one_by_one() {
+    let (paypal, stub) = paypal([
+        Reply::Say(
+            200,
+            r#"{"items":[{"dispute_id":"PP-D-1","status":"OPEN","dispute_state":"REQUIRED_ACTION"}],
+            "links":[{"rel":"next","href":"https://evil.example/v1/customer/disputes?next_page_token=x"}]}"#,
+        ),
+        Reply::Say(200, r#"{"items":[{"dispute_id":"PP-D-2","status":"RESOLVED"}],"links":[]}"#),
+        Reply::Say(
+            200,
+            r#"{"dispute_id":"PP-D-1","status":"WAITING_FOR_SELLER_RESPONSE","update_time":"2026-11-22T10:00:00.000Z"}"#,
+        ),
+        Reply::Say(
+            200,
+            r#"{"dispute_id":"PP-D-2","status":"RESOLVED","update_time":"2026-11-22T10:00:00.000Z",
+            "dispute_outcome":{"outcome_code":"RESOLVED_SELLER_FAVOUR"}}"#,
+        ),
+    ])
+    .await;
+    let facts = paypal.disputes("5B223658W54364539").await.expect("disputes");
+    let told: Vec<_> = facts.iter().map(|fact| (fact.object_id.as_str(), fact.status)).collect();
+    assert_eq!(told, [("PP-D-1", FactStatus::Open), ("PP-D-2", FactStatus::Won)]);
+    assert!(facts.iter().all(|fact| fact.kind == FactKind::Dispute));
+    assert!(facts.iter().all(|fact| fact.parent.as_deref() == Some("5B223658W54364539")));
+    let lines: Vec<_> = stub.calls().into_iter().map(|call| call.line).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /v1/customer/disputes?disputed_transaction_id=5B223658W54364539&page_size=50",
+            "GET /v1/customer/disputes?next_page_token=x",
+            "GET /v1/customer/disputes/PP-D-1",
+            "GET /v1/customer/disputes/PP-D-2",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn events_are_listed_from_all_pages_oldest_first() {
+    let (paypal, stub) = paypal([
+        Reply::Say(
+            200,
+            r#"{"events":[{"id":"WH-3","create_time":"2026-11-22T10:00:03Z"},{"id":"WH-2","create_time":"2026-11-22T10:00:02Z"}],
+            "count":2,"links":[{"rel":"next","href":"https://api.paypal.com/v1/notifications/webhooks-events?page=2"}]}"#,
+        ),
+        Reply::Say(200, r#"{"events":[{"id":"WH-2","create_time":"2026-11-22T10:00:02Z"},{"id":"WH-1"}],"links":[]}"#),
+    ])
+    .await;
+    let since = DateTime::parse_from_rfc3339("2026-11-22T10:00:00.5Z").expect("a time").to_utc();
+    let listed = paypal.events(since).await.expect("a list");
+    let ids: Vec<_> = listed.iter().map(|event| event.event_id.as_str()).collect();
+    assert_eq!(ids, ["WH-1", "WH-2", "WH-3"]);
+    assert_eq!(listed[0].body, br#"{"id":"WH-1"}"#);
+    let lines: Vec<_> = stub.calls().into_iter().map(|call| call.line).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /v1/notifications/webhooks-events?start_time=2026-11-22T10%3A00%3A00Z&page_size=50",
+            "GET /v1/notifications/webhooks-events?page=2",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_list_without_end_is_not_read_to_it() {
+    const ENDLESS: &str = r#"{"events":[{"id":"WH-1"}],"links":[{"rel":"next","href":"https://x.y/?page=2"}]}"#;
+    let (paypal, stub) = paypal((0..=MOST_PAGES).map(|_| Reply::Say(200, ENDLESS))).await;
+    let listed = paypal.events(DateTime::UNIX_EPOCH).await.expect("a list");
+    assert_eq!((listed.len(), stub.calls().len()), (1, MOST_PAGES));
+}
+
+/// A postback's question, signed with what is no signature: PayPal alone says what it is.
+fn delivered() -> HeaderMap {
+    let headers = [
+        ("paypal-transmission-id", "69cd13f0-d67a-11e5-baa3-778b53f4ae55"),
+        ("paypal-transmission-time", "2026-11-22T12:00:00Z"),
+        ("paypal-transmission-sig", "AAAA"),
+        ("paypal-cert-url", "https://api.sandbox.paypal.com/v1/notifications/certs/CERT-360caa42"),
+        ("paypal-auth-algo", "SHA256withRSA"),
+    ];
+    let header = |(name, value): (&'static str, &str)| {
+        (axum::http::HeaderName::from_static(name), value.parse().expect("a value"))
+    };
+    headers.into_iter().map(header).collect()
+}
+
+async fn postback(replies: impl IntoIterator<Item = Reply>) -> (PayPal, Arc<Stub>) {
+    let (paypal, stub) = paypal(replies).await;
+    let base_url = paypal.base.to_string();
+    let settings = Settings { verification: Verification::Postback, ..settings(base_url) };
+    (PayPal::new(settings, Clock::default()).expect("settings"), stub)
+}
+
+const SUCCESS: &str = r#"{"verification_status":"SUCCESS"}"#;
+const FAILURE: &str = r#"{"verification_status":"FAILURE"}"#;
+
+#[tokio::test]
+async fn a_postback_carries_the_event_to_the_byte() {
+    let body = br#"{ "id":"WH-1" ,"resource": {"value":1.0, "empty":{}, "list":[], "slash":"\/"}}"#;
+    let (paypal, stub) = postback([Reply::Say(200, SUCCESS)]).await;
+    let verified = paypal.verify(&delivered(), body).await.expect("believed");
+    assert_eq!(verified.event_id.as_deref(), Some("WH-1"));
+    assert_eq!(verified.transmission_id, "69cd13f0-d67a-11e5-baa3-778b53f4ae55");
+
+    let [asked] = stub.calls().try_into().ok().expect("one question");
+    assert_eq!(asked.line, "POST /v1/notifications/verify-webhook-signature");
+    assert_eq!(asked.header("paypal-request-id"), None, "a question is no deed");
+    let (before, spliced) = asked.body.split_at(asked.body.len() - body.len() - 1);
+    assert_eq!(spliced, [body.as_slice(), b"}"].concat());
+    assert_eq!(
+        before,
+        concat!(
+            r#"{"auth_algo":"SHA256withRSA","#,
+            r#""cert_url":"https://api.sandbox.paypal.com/v1/notifications/certs/CERT-360caa42","#,
+            r#""transmission_id":"69cd13f0-d67a-11e5-baa3-778b53f4ae55","transmission_sig":"AAAA","#,
+            r#""transmission_time":"2026-11-22T12:00:00Z","webhook_id":"9JX12345","webhook_event":"#
+        )
+        .as_bytes()
+    );
+}
+
+#[tokio::test]
+async fn a_postback_that_fails_or_says_nothing() {
+    let body = br#"{"id":"WH-1"}"#;
+    let (paypal, _stub) = postback([
+        Reply::Say(200, FAILURE),
+        Reply::Say(200, r#"{"verification_status":"MAYBE"}"#),
+        Reply::Say(503, "<html>"),
+        Reply::Say(403, r#"{"name":"NOT_AUTHORIZED"}"#),
+        Reply::Stall,
+    ])
+    .await;
+    assert!(matches!(paypal.verify(&delivered(), body).await, Err(Rejection::Forged(_))));
+    for silent in ["a new word", "a page of HTML", "an app without the right", "nothing"] {
+        let answer = paypal.verify(&delivered(), body).await;
+        assert!(matches!(answer, Err(Rejection::CannotTell(_))), "{silent}: {answer:?}");
+    }
+}
+
+/// What could not be PayPal's costs no call, and neither does the flood of those that it has denied.
+#[tokio::test]
+async fn postbacks_are_not_for_everybody() {
+    let (paypal, stub) = postback((0..100).map(|_| Reply::Say(200, FAILURE))).await;
+    let foreign = "https://evil.example/v1/notifications/certs/CERT-1".parse().expect("a value");
+    let mut headers = delivered();
+    headers.insert("paypal-cert-url", foreign);
+    assert!(matches!(paypal.verify(&headers, b"{}").await, Err(Rejection::Forged(_))));
+    for no_json in [&b""[..], b"{", br#"{},"webhook_id":"mine","webhook_event":{}"#, b"{} {}"] {
+        assert!(matches!(paypal.verify(&delivered(), no_json).await, Err(Rejection::Forged(_))), "{no_json:?}");
+    }
+    assert!(stub.calls().is_empty());
+
+    for _ in 0..30 {
+        assert!(matches!(paypal.verify(&delivered(), b"{}").await, Err(Rejection::Forged(_))));
+    }
+    assert!(matches!(paypal.verify(&delivered(), b"{}").await, Err(Rejection::CannotTell(_))));
+    assert_eq!(stub.calls().len(), 30);
+    paypal.clock.advance(chrono::TimeDelta::minutes(1));
+    stub.replies.lock().expect("whole").push_front(Reply::Say(200, SUCCESS));
+    paypal.verify(&delivered(), b"{}").await.expect("a minute later it is asked again");
 }
 
 #[tokio::test]
@@ -363,6 +599,11 @@ async fn an_id_that_is_none_goes_nowhere() {
         assert!(matches!(paypal.inspect(id).await, Err(ProviderError::Rejected(_))), "{id}");
         assert!(matches!(paypal.capture(TaskId(1), id).await, Err(ProviderError::Rejected(_))), "{id}");
         assert!(matches!(paypal.refund(TaskId(1), id, usd("1")).await, Err(ProviderError::Rejected(_))), "{id}");
+        assert!(matches!(paypal.authorise(TaskId(1), id).await, Err(ProviderError::Rejected(_))), "{id}");
+        let captured = paypal.capture_authorised(TaskId(1), id, usd("1"), true).await;
+        assert!(matches!(captured, Err(ProviderError::Rejected(_))), "{id}");
+        assert!(matches!(paypal.void(TaskId(1), id).await, Err(ProviderError::Rejected(_))), "{id}");
+        assert!(matches!(paypal.disputes(id).await, Err(ProviderError::Rejected(_))), "{id}");
     }
     assert!(stub.lines().is_empty());
 }

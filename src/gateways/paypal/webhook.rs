@@ -9,6 +9,9 @@
 //! with the same CRC. What is proved is the transmission id, to be stored once; what the body says is only a reason to
 //! ask PayPal.
 //!
+//! PayPal can be asked instead whether it made a signature ("postback"): one call a webhook more, and no certificate. It
+//! proves no more of the body than the certificate does.
+//!
 //! Anybody can name a URL that PayPal might have, and have us ask for it; so unknown URLs are asked for so many times a
 //! minute and no more. Certificates that have proved themselves are out of that: they are kept until they expire. What
 //! remains is a cold start, or PayPal's change to a new certificate, in the middle of a flood of invented URLs: genuine
@@ -27,12 +30,13 @@ use moka::future::Cache;
 use reqwest::{Client, StatusCode};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use serde::Deserialize;
-use souk_actors::clock::Clock;
+use serde_json::value::RawValue;
+use souk_actors::{clock::Clock, ports::ProviderError};
 use url::Url;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::wire;
+use super::{events, requests::VerifySignature};
 use crate::gateways::{SettingsError, http};
 
 /// PayPal's only algorithm: RSA PKCS#1 v1.5 with SHA-256.
@@ -53,6 +57,19 @@ const KEPT_FAILURES: u64 = 1024;
 const KEPT_FAILURES_FOR: Duration = Duration::from_secs(10);
 /// How often a minute unknown URLs are asked at all: an invented one costs its inventor nothing.
 const FETCHES_A_MINUTE: u32 = 30;
+/// How many signatures a minute PayPal may deny before it is asked no more, for the same reason.
+const DENIALS_A_MINUTE: u32 = 30;
+
+/// Who checks the signatures of webhooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Verification {
+    /// Souk itself, by PayPal's certificates.
+    #[serde(rename = "self")]
+    Itself,
+    /// PayPal, which is asked about each.
+    #[serde(rename = "postback")]
+    Postback,
+}
 
 /// Whose webhooks are believed.
 #[derive(Debug, Clone)]
@@ -134,6 +151,7 @@ pub struct Verifier {
     subjects: Vec<String>,
     clock: Clock,
     certificates: Certificates,
+    denials: Allowance,
 }
 
 impl Verifier {
@@ -162,7 +180,8 @@ impl Verifier {
         }
         let anchors = settings.roots.iter().map(anchor).collect::<Result<Vec<_>, _>>()?;
         let certificates = Certificates::new(&places, clock.clone())?;
-        Ok(Self { webhook_id, places, anchors, subjects: settings.subjects, clock, certificates })
+        let denials = Allowance::new(DENIALS_A_MINUTE, clock.clone());
+        Ok(Self { webhook_id, places, anchors, subjects: settings.subjects, clock, certificates, denials })
     }
 
     /// Whether PayPal sent `body`, the bytes as they came, with `headers`.
@@ -175,7 +194,46 @@ impl Verifier {
         let chain = self.certificates.get(&url).await?;
         self.check_signature(&claim, body, &chain)?;
         self.certificates.prove(&url, chain);
-        Ok(Verified { transmission_id: claim.transmission_id.to_owned(), event_id: event_id(body) })
+        Ok(claim.verified(body))
+    }
+
+    /// The same by asking PayPal: `confirm` takes its word. What could not be PayPal's is not asked about.
+    ///
+    /// # Errors
+    /// [`Rejection`], as above.
+    pub(super) async fn verify_by(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        confirm: impl AsyncFnOnce(VerifySignature<'_>) -> Result<bool, ProviderError>,
+    ) -> Result<Verified, Rejection> {
+        let claim = Claim::read(headers)?;
+        self.certificate_url(claim.cert_url)?;
+        // one whole JSON value, so that nothing in it can pass for a field beside it
+        let event: &RawValue = serde_json::from_slice(body).map_err(|_| Rejection::Forged("not JSON"))?;
+        if !self.denials.is_left() {
+            return Err(Rejection::CannotTell("PayPal has denied too many"));
+        }
+        let asked = VerifySignature {
+            auth_algo: ALGORITHM,
+            cert_url: claim.cert_url,
+            transmission_id: claim.transmission_id,
+            transmission_sig: claim.encoded_signature,
+            transmission_time: claim.transmission_time,
+            webhook_id: &self.webhook_id,
+            webhook_event: event,
+        };
+        match confirm(asked).await {
+            Ok(true) => Ok(claim.verified(body)),
+            Ok(false) => {
+                self.denials.take();
+                Err(Rejection::Forged("PayPal did not sign it"))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "PayPal does not say whether it signed a webhook");
+                Err(Rejection::CannotTell("PayPal does not say"))
+            }
+        }
     }
 
     /// The certificate's URL, if it is one segment below an allowed place and written the one way such URLs are: as its
@@ -229,6 +287,7 @@ struct Claim<'a> {
     transmission_id: &'a str,
     transmission_time: &'a str,
     cert_url: &'a str,
+    encoded_signature: &'a str,
     signature: Vec<u8>,
 }
 
@@ -246,10 +305,14 @@ impl<'a> Claim<'a> {
             return Err(Rejection::Forged("odd transmission time"));
         }
         let cert_url = header(headers, "paypal-cert-url", 512)?;
-        let signature = BASE64_STANDARD
-            .decode(header(headers, "paypal-transmission-sig", 2048)?)
-            .map_err(|_| Rejection::Forged("signature is not base64"))?;
-        Ok(Self { transmission_id, transmission_time, cert_url, signature })
+        let encoded_signature = header(headers, "paypal-transmission-sig", 2048)?;
+        let signature =
+            BASE64_STANDARD.decode(encoded_signature).map_err(|_| Rejection::Forged("signature is not base64"))?;
+        Ok(Self { transmission_id, transmission_time, cert_url, encoded_signature, signature })
+    }
+
+    fn verified(&self, body: &[u8]) -> Verified {
+        Verified { transmission_id: self.transmission_id.to_owned(), event_id: events::id(body) }
     }
 }
 
@@ -283,18 +346,6 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     DateTime::from_timestamp(parsed.validity().not_after.timestamp(), 0)
-}
-
-/// The event's id, if the body has one that looks like one.
-fn event_id(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Event {
-        #[serde(default, deserialize_with = "wire::lenient")]
-        id: Option<String>,
-    }
-    let id = serde_json::from_slice::<Event>(body).ok()?.id?;
-    let fits = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    fits.then_some(id)
 }
 
 /// A place of the allow-list.
@@ -346,7 +397,7 @@ impl Certificates {
             clock: clock.clone(),
             chains: Cache::builder().max_capacity(KEPT_CHAINS).time_to_live(KEPT_CHAINS_FOR).build(),
             failures: Cache::builder().max_capacity(KEPT_FAILURES).time_to_live(KEPT_FAILURES_FOR).build(),
-            allowance: Allowance::new(clock),
+            allowance: Allowance::new(FETCHES_A_MINUTE, clock),
         })
     }
 
@@ -410,28 +461,37 @@ impl Certificates {
     }
 }
 
-/// So many fetches a minute and no more. Certificates at hand need none.
+/// So many a minute and no more: fetches of unknown certificates, denials of signatures.
 struct Allowance {
+    most: u32,
     clock: Clock,
     spent: Mutex<(DateTime<Utc>, u32)>,
 }
 
 impl Allowance {
-    fn new(clock: Clock) -> Self {
+    fn new(most: u32, clock: Clock) -> Self {
         let spent = Mutex::new((clock.now(), 0));
-        Self { clock, spent }
+        Self { most, clock, spent }
     }
 
+    /// Takes one of this minute's, if there is one.
     fn take(&self) -> bool {
         let now = self.clock.now();
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) = *spent;
+        *spent = Self::of_this_minute(*spent, now);
+        let is_left = spent.1 < self.most;
+        spent.1 += u32::from(is_left);
+        is_left
+    }
+
+    fn is_left(&self) -> bool {
+        let spent = *self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::of_this_minute(spent, self.clock.now()).1 < self.most
+    }
+
+    fn of_this_minute((since, count): (DateTime<Utc>, u32), now: DateTime<Utc>) -> (DateTime<Utc>, u32) {
         let within = (now - since).abs() < TimeDelta::minutes(1);
-        if within && count >= FETCHES_A_MINUTE {
-            return false;
-        }
-        *spent = if within { (since, count + 1) } else { (now, 1) };
-        true
+        if within { (since, count) } else { (now, 0) }
     }
 }
 

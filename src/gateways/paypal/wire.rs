@@ -1,165 +1,19 @@
-//! PayPal's JSON: what Souk writes, what it reads, and how the read becomes facts.
+//! PayPal's orders and what hangs below them, as Souk reads them, and how the read becomes facts.
 //!
 //! Reading is lenient where PayPal is known to wander (nulls, empty objects, unknown words and fields, offsets,
 //! milliseconds) and strict about ids alone: an object whose id cannot be read makes the whole answer unreadable, for
 //! money must not be overlooked.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 use souk_actors::{
-    domain::{Address, Money, clean},
-    ports::{CreatePayment, Fact, FactKind, FactStatus},
+    domain::clean,
+    ports::{Created, Fact, FactKind, FactStatus, ProviderError},
 };
 use url::Url;
 
-// ---- what Souk writes ----
-
-/// The body of `POST /v2/checkout/orders`.
-#[derive(Serialize)]
-pub(super) struct CreateOrder<'a> {
-    intent: &'static str,
-    purchase_units: [UnitRequest<'a>; 1],
-    payment_source: Source<'a>,
-}
-
-#[derive(Serialize)]
-struct UnitRequest<'a> {
-    custom_id: String,
-    invoice_id: &'a str,
-    amount: Amount,
-    shipping: Shipping<'a>,
-}
-
-#[derive(Serialize)]
-struct Shipping<'a> {
-    name: FullName<'a>,
-    address: PostalAddress<'a>,
-}
-
-#[derive(Serialize)]
-struct FullName<'a> {
-    full_name: &'a str,
-}
-
-#[derive(Serialize)]
-struct PostalAddress<'a> {
-    address_line_1: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address_line_2: Option<&'a str>,
-    /// The town.
-    admin_area_2: &'a str,
-    /// The state or province.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    admin_area_1: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    postal_code: Option<&'a str>,
-    country_code: &'a str,
-}
-
-#[derive(Serialize)]
-struct Source<'a> {
-    paypal: Wallet<'a>,
-}
-
-#[derive(Serialize)]
-struct Wallet<'a> {
-    experience_context: Experience<'a>,
-}
-
-#[derive(Serialize)]
-struct Experience<'a> {
-    brand_name: &'a str,
-    /// No e-check that clears in a week.
-    payment_method_preference: &'static str,
-    /// The goods go where the order says: an address changed at PayPal would change freight and tax.
-    shipping_preference: &'static str,
-    /// The buyer's last click is at PayPal.
-    user_action: &'static str,
-    return_url: &'a str,
-    cancel_url: &'a str,
-}
-
-impl<'a> CreateOrder<'a> {
-    pub(super) fn new(wish: &'a CreatePayment, brand_name: &'a str) -> Self {
-        let unit = UnitRequest {
-            custom_id: wish.payment_id.to_string(),
-            invoice_id: &wish.reference,
-            amount: Amount::from(wish.total),
-            shipping: Shipping::from(&wish.ship_to),
-        };
-        let experience_context = Experience {
-            brand_name,
-            payment_method_preference: "IMMEDIATE_PAYMENT_REQUIRED",
-            shipping_preference: "SET_PROVIDED_ADDRESS",
-            user_action: "PAY_NOW",
-            return_url: &wish.return_url,
-            cancel_url: &wish.cancel_url,
-        };
-        Self {
-            intent: "CAPTURE",
-            purchase_units: [unit],
-            payment_source: Source { paypal: Wallet { experience_context } },
-        }
-    }
-}
-
-impl<'a> From<&'a Address> for Shipping<'a> {
-    fn from(address: &'a Address) -> Self {
-        let given = |text: &'a str| Some(text).filter(|text| !text.is_empty());
-        Self {
-            name: FullName { full_name: &address.name },
-            address: PostalAddress {
-                address_line_1: &address.line1,
-                address_line_2: address.line2.as_deref(),
-                admin_area_2: &address.city,
-                admin_area_1: address.region.as_deref(),
-                postal_code: given(&address.postal_code),
-                country_code: &address.country,
-            },
-        }
-    }
-}
-
-/// The body of `POST /v2/payments/captures/{id}/refund`.
-#[derive(Serialize)]
-pub(super) struct CreateRefund {
-    amount: Amount,
-}
-
-impl CreateRefund {
-    pub(super) fn new(amount: Money) -> Self {
-        Self { amount: amount.into() }
-    }
-}
-
-/// The body of a `POST` that has nothing to say: `{}`.
-#[derive(Serialize)]
-pub(super) struct Nothing {}
-
-// ---- both ways ----
-
-/// PayPal's money. The value is a string, also when it is whole.
-#[derive(Serialize, Deserialize)]
-struct Amount {
-    currency_code: String,
-    value: String,
-}
-
-impl From<Money> for Amount {
-    fn from(money: Money) -> Self {
-        Self { currency_code: money.currency.code().to_owned(), value: money.amount() }
-    }
-}
-
-impl Amount {
-    /// None for a currency that Souk does not sell in, a negative amount, or more decimals than can be charged.
-    fn money(&self) -> Option<Money> {
-        Money::parse(&self.value, self.currency_code.parse().ok()?).ok()
-    }
-}
-
-// ---- what Souk reads ----
+use super::{errors, money::Amount};
 
 /// The id of an object of PayPal: 17 letters and digits in reality. Nothing else gets into a path or a row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -215,6 +69,17 @@ impl Links {
         self.up_to("/v2/checkout/orders/")
     }
 
+    /// The authorisation above a capture.
+    fn up_to_authorisation(&self) -> Option<ObjectId> {
+        self.up_to("/v2/payments/authorizations/")
+    }
+
+    /// What the link to a list's next page asks for. The page is asked for at the configured host, with this alone.
+    pub(super) fn next_query(&self) -> Option<String> {
+        let next = self.links.iter().find(|link| link.rel.eq_ignore_ascii_case("next"))?;
+        Url::parse(&next.href).ok()?.query().map(str::to_owned)
+    }
+
     fn up_to(&self, collection: &str) -> Option<ObjectId> {
         let up = self.links.iter().filter(|link| link.rel.eq_ignore_ascii_case("up"));
         let ids = up.filter_map(|link| link.href.split_once(collection)).map(|(_, id)| id);
@@ -231,7 +96,7 @@ impl Links {
 
 /// When an object was made and last changed.
 #[derive(Deserialize)]
-struct Times {
+pub(super) struct Times {
     #[serde(default, deserialize_with = "lenient")]
     create_time: Option<Time>,
     #[serde(default, deserialize_with = "lenient")]
@@ -239,16 +104,16 @@ struct Times {
 }
 
 impl Times {
-    fn latest(&self) -> Option<DateTime<Utc>> {
+    pub(super) fn latest(&self) -> Option<DateTime<Utc>> {
         let Time(at) = self.update_time.or(self.create_time)?;
         Some(at)
     }
 }
 
 /// RFC 3339 with any offset, to the microsecond that Postgres keeps.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-struct Time(DateTime<Utc>);
+pub(super) struct Time(DateTime<Utc>);
 
 impl TryFrom<String> for Time {
     type Error = &'static str;
@@ -285,17 +150,21 @@ struct Unit {
 #[derive(Deserialize, Default)]
 struct Payments {
     #[serde(default, deserialize_with = "null_as_default")]
+    authorizations: Vec<Movement>,
+    #[serde(default, deserialize_with = "null_as_default")]
     captures: Vec<Movement>,
     #[serde(default, deserialize_with = "null_as_default")]
     refunds: Vec<Movement>,
 }
 
-/// A capture or a refund: money that moved, or was to.
+/// An authorisation, a capture or a refund: money that is kept ready, that moved, or was to.
 #[derive(Deserialize)]
 pub(super) struct Movement {
     id: ObjectId,
     #[serde(default, deserialize_with = "lenient")]
     status: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    status_details: Option<StatusDetails>,
     #[serde(default, deserialize_with = "lenient")]
     amount: Option<Amount>,
     #[serde(default, deserialize_with = "lenient")]
@@ -304,6 +173,11 @@ pub(super) struct Movement {
     times: Times,
     #[serde(default)]
     links: Links,
+}
+
+#[derive(Deserialize)]
+struct StatusDetails {
+    reason: String,
 }
 
 /// What was given to PayPal as `custom_id`, or by somebody else: any text that a row can hold.
@@ -333,10 +207,20 @@ struct Above<'a> {
 }
 
 impl Order {
-    /// The order's id and the page where it is approved, if it names one.
-    pub(super) fn approvable(self) -> Option<(String, String)> {
-        let page = self.links.approval()?;
-        Some((self.id.into(), page))
+    /// The order's id and the page where it is approved. One that is asked for again when the buyer has been there names no
+    /// page any more: nothing is left to approve, and the way on is the way `back`.
+    ///
+    /// # Errors
+    /// [`ProviderError`]: it was given up, or says nothing of how it is approved.
+    pub(super) fn announced(self, back: &str) -> Result<Created, ProviderError> {
+        let stage = status(self.status.as_deref());
+        if stage == FactStatus::Voided {
+            return Err(ProviderError::Dead("the order was given up".to_owned()));
+        }
+        let is_approved = matches!(stage, FactStatus::Approved | FactStatus::Completed);
+        let page = self.links.approval().or_else(|| is_approved.then(|| back.to_owned()));
+        let approve_url = page.ok_or_else(|| errors::no_answer("an order without an approval link"))?;
+        Ok(Created { provider_order_id: self.id.into(), approve_url })
     }
 
     /// Everything the answer says: the order, then each capture and each refund below it.
@@ -363,15 +247,19 @@ impl Order {
     }
 
     fn facts_of<'a>(&self, unit: &'a Unit) -> impl Iterator<Item = Fact> + use<'a> {
-        let Payments { captures, refunds } = &unit.payments;
+        let Payments { authorizations, captures, refunds } = &unit.payments;
         let created = self.times.create_time.map(|Time(at)| at).unwrap_or_default();
         let above = move || Above { reference: unit.custom_id.as_ref(), created };
-        let captured = captures.iter().map(move |capture| capture.fact(FactKind::Capture, None, &above()));
+        let authorised = authorizations.iter().map(move |one| one.fact(FactKind::Authorisation, None, &above()));
+        let captured = captures.iter().map(move |capture| {
+            let parent = capture.links.up_to_authorisation().or_else(|| sole(authorizations).map(|one| one.id.clone()));
+            capture.fact(FactKind::Capture, parent, &above())
+        });
         let refunded = refunds.iter().map(move |refund| {
             let parent = refund.links.up_to_capture().or_else(|| sole(captures).map(|only| only.id.clone()));
             refund.fact(FactKind::Refund, parent, &above())
         });
-        captured.chain(refunded)
+        authorised.chain(captured).chain(refunded)
     }
 }
 
@@ -381,16 +269,35 @@ impl Movement {
         self.fact(FactKind::Refund, Some(capture.clone()), &Above::default())
     }
 
+    /// The capture that a capture of `authorisation` answered with.
+    pub(super) fn capture_of(&self, authorisation: &ObjectId) -> Fact {
+        self.fact(FactKind::Capture, Some(authorisation.clone()), &Above::default())
+    }
+
+    /// The authorisation that was asked for, or voided.
+    pub(super) fn authorisation(&self) -> Fact {
+        self.fact(FactKind::Authorisation, None, &Above::default())
+    }
+
     fn fact(&self, kind: FactKind, parent: Option<ObjectId>, above: &Above<'_>) -> Fact {
         Fact {
             kind,
             object_id: self.id.as_str().to_owned(),
-            status: status(self.status.as_deref()),
+            status: self.standing(kind),
             amount: self.amount.as_ref().and_then(Amount::money),
             reference: self.custom_id.as_ref().or(above.reference).map(Reference::text),
             parent: parent.map(String::from),
             at: self.times.latest().unwrap_or(above.created),
         }
+    }
+
+    /// A capture that PayPal or the buyer's bank took back reads as refunded; only the reason tells the two apart.
+    fn standing(&self, kind: FactKind) -> FactStatus {
+        let reason = self.status_details.as_ref().map(|details| details.reason.as_str());
+        let taken_back = matches!(reason, Some("CHARGEBACK" | "BUYER_COMPLAINT"));
+        let plain = status(self.status.as_deref());
+        let reversed = plain == FactStatus::Refunded && kind == FactKind::Capture && taken_back;
+        if reversed { FactStatus::Reversed } else { plain }
     }
 }
 
@@ -401,14 +308,15 @@ fn sole<T>(list: &[T]) -> Option<&T> {
     }
 }
 
-/// PayPal's words for orders, captures and refunds; no word means two things. Both `DENIED` and `DECLINED` occur.
+/// PayPal's words for orders, authorisations, captures and refunds; no word means two things. Both `DENIED` and `DECLINED`
+/// occur. An authorisation of which a part was captured still waits for the rest.
 fn status(word: Option<&str>) -> FactStatus {
     match word.unwrap_or_default() {
-        "CREATED" | "SAVED" | "PAYER_ACTION_REQUIRED" => FactStatus::Created,
+        "CREATED" | "SAVED" | "PAYER_ACTION_REQUIRED" | "PARTIALLY_CAPTURED" => FactStatus::Created,
         "APPROVED" => FactStatus::Approved,
         "VOIDED" => FactStatus::Voided,
         "PENDING" => FactStatus::Pending,
-        "COMPLETED" => FactStatus::Completed,
+        "COMPLETED" | "CAPTURED" => FactStatus::Completed,
         "DECLINED" | "DENIED" => FactStatus::Declined,
         "FAILED" => FactStatus::Failed,
         "PARTIALLY_REFUNDED" => FactStatus::PartiallyRefunded,
@@ -434,7 +342,9 @@ pub(super) fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 }
 
 /// `null` where nothing is meant.
-fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -442,7 +352,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use souk_actors::domain::{Intent, PaymentId, TaskId};
+    use souk_actors::domain::Money;
 
     fn facts(body: &str) -> Vec<Fact> {
         serde_json::from_str::<Order>(body).expect("an order").facts()
@@ -532,22 +442,6 @@ mod tests {
     }
 
     #[test]
-    fn money_that_souk_cannot_read_is_no_amount() {
-        for (currency, value, amount) in [
-            ("USD", "12.5", usd("12.50")),
-            ("USD", "12.500", usd("12.50")),
-            ("USD", "12.505", None),
-            ("USD", "-1.00", None),
-            ("JPY", "100.5", None),
-            ("XAU", "1.00", None),
-            ("usd", "1.00", None),
-        ] {
-            let read = Amount { currency_code: currency.to_owned(), value: value.to_owned() };
-            assert_eq!(read.money(), amount, "{value} {currency}");
-        }
-    }
-
-    #[test]
     fn an_object_without_a_readable_id_spoils_the_answer() {
         for body in [
             r#"{"status":"COMPLETED"}"#,
@@ -578,7 +472,8 @@ mod tests {
             let body = format!(
                 r#"{{"id":"0PF","links":[{{"rel":"self","href":"https://x.y"}},{{"rel":"{rel}","href":"{href}"}}]}}"#
             );
-            serde_json::from_str::<Order>(&body).expect("an order").approvable().map(|(_, page)| page)
+            let announced = serde_json::from_str::<Order>(&body).expect("an order").announced("https://shop/back");
+            announced.map(|created| created.approve_url).ok()
         };
         let href = "https://www.sandbox.paypal.com/checkoutnow?token=0PF";
         assert_eq!(page("approve", href).as_deref(), Some(href));
@@ -589,54 +484,74 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_announced_as_paypal_wants_it() {
-        let wish = CreatePayment {
-            intent: Intent::Capture,
-            request_id: TaskId(1),
-            payment_id: PaymentId(2),
-            reference: "order_1".to_owned(),
-            total: Money::new(1200, "JPY".parse().expect("known")),
-            ship_to: Address {
-                name: "Zoë".to_owned(),
-                line1: "1 Way".to_owned(),
-                line2: None,
-                city: "Kyoto".to_owned(),
-                region: Some("Kyoto".to_owned()),
-                postal_code: String::new(),
-                country: "JP".to_owned(),
-            },
-            return_url: "https://shop/back".to_owned(),
-            cancel_url: "https://shop/no".to_owned(),
+    fn what_has_been_approved_already_leads_back() {
+        let announced = |status: &str| {
+            let body = format!(r#"{{"id":"0PF","status":"{status}","links":[{{"rel":"self","href":"https://x.y"}}]}}"#);
+            serde_json::from_str::<Order>(&body).expect("an order").announced("https://shop/back")
         };
-        let body = serde_json::to_value(CreateOrder::new(&wish, "Souk")).expect("json");
-        assert_eq!(
-            body,
-            serde_json::json!({
-                "intent": "CAPTURE",
-                "purchase_units": [{
-                    "custom_id": PaymentId(2).to_string(),
-                    "invoice_id": "order_1",
-                    "amount": {"currency_code": "JPY", "value": "1200"},
-                    "shipping": {
-                        "name": {"full_name": "Zoë"},
-                        "address": {
-                            "address_line_1": "1 Way",
-                            "admin_area_2": "Kyoto",
-                            "admin_area_1": "Kyoto",
-                            "country_code": "JP",
-                        },
-                    },
-                }],
-                "payment_source": {"paypal": {"experience_context": {
-                    "brand_name": "Souk",
-                    "payment_method_preference": "IMMEDIATE_PAYMENT_REQUIRED",
-                    "shipping_preference": "SET_PROVIDED_ADDRESS",
-                    "user_action": "PAY_NOW",
-                    "return_url": "https://shop/back",
-                    "cancel_url": "https://shop/no",
-                }}},
-            })
+        for status in ["APPROVED", "COMPLETED"] {
+            assert_eq!(announced(status).expect("announced").approve_url, "https://shop/back", "{status}");
+        }
+        assert!(matches!(announced("VOIDED"), Err(ProviderError::Dead(_))));
+        assert!(matches!(announced("CREATED"), Err(ProviderError::Unknown { .. })));
+    }
+
+    #[test]
+    fn an_authorised_order_names_what_was_taken_of_it() {
+        let link = "https://api.paypal.com/v2/payments/authorizations/0AW2184448108334S";
+        let body = format!(
+            r#"{{"id":"0PF","intent":"AUTHORIZE","status":"COMPLETED","purchase_units":[{{"custom_id":"payment_1","payments":{{
+            "authorizations":[{{"id":"0AW2184448108334S","status":"PARTIALLY_CAPTURED","expiration_time":"2026-12-21T10:00:00Z",
+            "amount":{{"currency_code":"USD","value":"30.00"}},"update_time":"2026-11-22T10:00:00Z"}}],
+            "captures":[{{"id":"5B2","status":"COMPLETED","final_capture":false,"links":[{{"rel":"up","href":"{link}"}}]}}]}}}}]}}"#
         );
+        let [_, authorisation, capture] = facts(&body).try_into().expect("three facts");
+        assert_eq!((authorisation.kind, authorisation.status), (FactKind::Authorisation, FactStatus::Created));
+        assert_eq!((authorisation.reference.as_deref(), authorisation.amount), (Some("payment_1"), usd("30")));
+        assert_eq!(capture.parent.as_deref(), Some("0AW2184448108334S"));
+
+        for (word, status) in [
+            ("CREATED", FactStatus::Created),
+            ("CAPTURED", FactStatus::Completed),
+            ("VOIDED", FactStatus::Voided),
+            ("DENIED", FactStatus::Declined),
+            ("PENDING", FactStatus::Pending),
+            ("EXPIRED", FactStatus::Other),
+        ] {
+            let body = format!(r#"{{"id":"0AW","status":"{word}"}}"#);
+            assert_eq!(serde_json::from_str::<Movement>(&body).expect("one").authorisation().status, status, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_reason_tells_a_reversal_from_a_refund() {
+        for (word, reason, status) in [
+            ("REFUNDED", "CHARGEBACK", FactStatus::Reversed),
+            ("REFUNDED", "BUYER_COMPLAINT", FactStatus::Reversed),
+            ("REFUNDED", "REFUNDED", FactStatus::Refunded),
+            ("PARTIALLY_REFUNDED", "CHARGEBACK", FactStatus::PartiallyRefunded),
+            ("PENDING", "BUYER_COMPLAINT", FactStatus::Pending),
+        ] {
+            let body = format!(
+                r#"{{"id":"0PF","purchase_units":[{{"payments":{{"captures":[
+                {{"id":"5B2","status":"{word}","status_details":{{"reason":"{reason}"}}}}]}}}}]}}"#
+            );
+            assert_eq!(facts(&body)[1].status, status, "{word} {reason}");
+        }
+        let odd = r#"{"id":"0PF","purchase_units":[{"payments":{"captures":[
+            {"id":"5B2","status":"REFUNDED","status_details":[]}]}}]}"#;
+        assert_eq!(facts(odd)[1].status, FactStatus::Refunded);
+    }
+
+    #[test]
+    fn only_the_question_of_a_next_page_is_taken_from_its_link() {
+        let query = |href: &str| {
+            let links = format!(r#"[{{"rel":"self","href":"https://x.y/?a=1"}},{{"rel":"next","href":"{href}"}}]"#);
+            serde_json::from_str::<Links>(&links).expect("links").next_query()
+        };
+        assert_eq!(query("https://evil.example/v1/x?page_size=2&t=%2B").as_deref(), Some("page_size=2&t=%2B"));
+        assert_eq!(query("https://api.paypal.com/v1/x"), None);
+        assert_eq!(query("?page=2"), None);
     }
 
     proptest! {

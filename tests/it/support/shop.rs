@@ -1,7 +1,7 @@
 //! A whole shop over real HTTP, a provider sandbox of its own beside it, and the words in which buyers and staff speak.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ops::Deref,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicU32, Ordering},
@@ -15,6 +15,7 @@ use souk::{
     config::Config,
     sandbox::{self, Sandbox},
 };
+use souk_actors::domain::{OrderId, PaymentId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -332,8 +333,18 @@ impl Bank {
 
     /// One order's sheet.
     pub(crate) async fn sheet(&self, placed: &Placed) -> Value {
-        let sheet = self.http.get(format!("{}/_sandbox/orders/{}", self.base, placed.at_provider()));
-        Answer::of(sheet).await.expect("an answer").ok()
+        self.read(&format!("orders/{}", placed.at_provider())).await
+    }
+
+    /// What the bank's own pages show.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let page = self.http.get(format!("{}/_sandbox/{path}", self.base));
+        Answer::of(page).await.expect("an answer").ok()
+    }
+
+    /// How often the bank was asked for this, whatever it answered.
+    pub(crate) async fn asked(&self, operation: &str) -> u64 {
+        self.summary().await["calls"][operation]["received"].as_u64().unwrap_or_default()
     }
 
     /// How many charges of an order went well, and how many dollars went back.
@@ -352,6 +363,50 @@ pub(crate) fn is_charge(capture: &Value) -> bool {
 
 pub(crate) fn dollars(amount: &Value) -> f64 {
     amount["value"].as_str().and_then(|value| value.parse().ok()).expect("an amount")
+}
+
+/// The shop has of each order, by its own rows, what the bank says that it has kept; or soon will.
+pub(crate) async fn books_agree(shop: &TestShop) {
+    let mut seen = (BTreeMap::new(), BTreeMap::new());
+    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    while std::time::Instant::now() < patience {
+        seen = (kept_by_shop(shop).await, kept_at_bank(shop).await);
+        if seen.0 == seen.1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the shop has\n{:?}\nand the bank says\n{:?}", seen.0, seen.1);
+}
+
+/// What is left of the money of each order that has brought any, in minor units of whatever currency.
+async fn kept_by_shop(shop: &TestShop) -> BTreeMap<String, i64> {
+    let mut conn = shop.db.conn().await;
+    let rows: Vec<(OrderId, i64)> = sqlx::query_as(
+        "select order_id, (captured - gone - coalesce((
+             select sum(amount_minor) from refund where order_id = m.order_id and state = 'completed'), 0))::bigint
+         from money_of_order m where captured > 0",
+    )
+    .fetch_all(&mut conn)
+    .await
+    .expect("a question");
+    rows.into_iter().map(|(order_id, kept)| (order_id.to_string(), kept)).filter(|(_, kept)| *kept != 0).collect()
+}
+
+async fn kept_at_bank(shop: &TestShop) -> BTreeMap<String, i64> {
+    let mut conn = shop.db.conn().await;
+    let attempts: Vec<(PaymentId, OrderId)> =
+        sqlx::query_as("select id, order_id from payment").fetch_all(&mut conn).await.expect("a question");
+    let orders: HashMap<String, String> =
+        attempts.into_iter().map(|(payment, order)| (payment.to_string(), order.to_string())).collect();
+    let mut kept = BTreeMap::new();
+    for (custom_id, money) in shop.bank.read("books/money").await.as_object().expect("a map") {
+        let Some(order_id) = orders.get(custom_id) else { continue };
+        let purse = money["kept"].as_object().into_iter().flatten();
+        *kept.entry(order_id.clone()).or_default() += purse.filter_map(|(_, minor)| minor.as_i64()).sum::<i64>();
+    }
+    kept.retain(|_, minor| *minor != 0);
+    kept
 }
 
 /// The shop and the bank tell the same story of every order, or soon will: a confirmed order has one charge of its total

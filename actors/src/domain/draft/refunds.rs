@@ -254,7 +254,11 @@ impl Draft<'_> {
         let refund = &mut self.order.refunds[at];
         let decided = matches!(refund.state, RefundState::Failed | RefundState::Cancelled);
         let same = refund.provider_refund_id.as_deref() == Some(provider_refund_id.as_str());
-        if refund.state == RefundState::Completed
+        // what the provider took back by itself (a reversal) it can give back; what it has paid out for us stays paid
+        let undone = same
+            && refund.kind == RefundKind::Mirrored
+            && matches!(state, RefundState::Failed | RefundState::Cancelled);
+        if refund.state == RefundState::Completed && !undone
             || same && (refund.state == state || decided && state == RefundState::Pending)
         {
             return;

@@ -152,9 +152,13 @@ impl Scene {
 
     /// Headers that PayPal would send with `body`, its certificate lying under `name`.
     fn headers(&self, name: &str, webhook_id: &str, body: &[u8]) -> HeaderMap {
+        self.signed_with(&self.key, name, webhook_id, body)
+    }
+
+    fn signed_with(&self, key: &KeyPair, name: &str, webhook_id: &str, body: &[u8]) -> HeaderMap {
         let (id, time) = ("69cd13f0-d67a-11e5-baa3-778b53f4ae55", "2026-11-22T12:00:00Z");
         let message = format!("{id}|{time}|{webhook_id}|{}", crc32fast::hash(body));
-        let signature = BASE64_STANDARD.encode(self.key.sign(message.as_bytes()).expect("a signature"));
+        let signature = BASE64_STANDARD.encode(key.sign(message.as_bytes()).expect("a signature"));
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("paypal-transmission-id", id),
@@ -388,6 +392,23 @@ async fn a_certificate_is_kept_no_longer_than_it_is_valid() {
     scene.clock.advance(TimeDelta::days(-365 * 30));
     assert!(forged(&scene.verify(&scene.good_headers()).await), "nor before it is");
     assert_eq!(scene.host.asked(), 1, "it is kept all the same");
+}
+
+/// PayPal signs with a new key from one day to the next: a new URL below the same roots needs nobody's hand, and what was
+/// signed with the old one is still believed.
+#[tokio::test]
+async fn a_new_certificate_is_believed_without_a_restart() {
+    let new_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
+    let scene = Scene::with(|authority, _| {
+        vec![("CERT-new", Page::Certificate(authority.certify(&Leaf { last_year: 2041, ..GOOD }, &new_key)))]
+    })
+    .await;
+    assert!(scene.verify(&scene.good_headers()).await.is_ok());
+    assert!(forged(&scene.with_certificate("CERT-new").await), "the old key is not the new certificate's");
+    let rotated = scene.signed_with(&new_key, "CERT-new", "9JX12345", BODY);
+    assert!(scene.verify(&rotated).await.is_ok());
+    assert!(scene.verify(&scene.good_headers()).await.is_ok());
+    assert_eq!(scene.host.asked(), 2);
 }
 
 #[tokio::test]
