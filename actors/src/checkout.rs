@@ -416,6 +416,7 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         deadline: placed.hold_expires_at,
         created_at: at,
         total: checkout.total,
+        shipping_minor: 0,
         email: checkout.email.clone(),
         ship_to: checkout.ship_to.clone(),
         parts: Vec::<Part>::new(),

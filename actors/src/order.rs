@@ -457,7 +457,7 @@ impl Keeper {
 
     /// Holds the order's lines afresh, in order of SKU; none if any of them is sold out.
     async fn hold_again(&self, order: &Order) -> Result<Option<Vec<Hold>>, Refusal> {
-        let mut lines: Vec<&Part> = order.lines().collect();
+        let mut lines: Vec<Part> = order.lines().collect();
         lines.sort_unstable_by_key(|part| part.sku_id);
         let mut holds = Vec::with_capacity(lines.len());
         for part in lines {

@@ -38,6 +38,8 @@ words! {
 pub struct Changes {
     /// The order's new state, named by the version it was decided on: stale, and the whole entry is taken out.
     pub order: Option<OrderMove>,
+    /// Reservations that are split, before any of them changes state.
+    pub splits: Vec<PartSplit>,
     /// Reservations that change state; their ledger rows follow from them.
     pub parts: Vec<PartMove>,
     /// Lines of the order's timeline.
@@ -77,6 +79,19 @@ pub struct OrderMove {
     pub hold_reason: Option<String>,
     /// Its hold's new end.
     pub deadline: DateTime<Utc>,
+}
+
+/// Some units of a reservation become one of their own, in the same state. No stock moves.
+#[derive(Debug, Clone)]
+pub struct PartSplit {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Which of its parts gives.
+    pub part: i32,
+    /// The number of the new one.
+    pub new_part: i32,
+    /// How many units it gets.
+    pub quantity: i64,
 }
 
 /// One reservation changes state.

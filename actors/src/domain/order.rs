@@ -149,6 +149,8 @@ pub struct Part {
     pub unit_price_minor: i64,
     /// Where it stands.
     pub state: PartState,
+    /// The part that was reserved, where this one was split off it.
+    pub split_of: Option<i32>,
 }
 
 /// What a provider call is about.
@@ -223,8 +225,10 @@ pub struct Order {
     pub deadline: DateTime<Utc>,
     /// When it was placed.
     pub created_at: DateTime<Utc>,
-    /// What it costs.
+    /// What it costs, sending included.
     pub total: Money,
+    /// How much of that is for sending.
+    pub shipping_minor: i64,
     /// Whose it is.
     pub email: Email,
     /// Where it goes.
@@ -273,9 +277,21 @@ pub enum Restock {
 }
 
 impl Order {
-    /// The lines as they were bought: the first part of each.
-    pub fn lines(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| part.part == part.line)
+    /// The lines as they were bought: the first part of each, with what was split off it.
+    pub fn lines(&self) -> impl Iterator<Item = Part> {
+        let first = self.parts.iter().filter(|part| part.part == part.line);
+        first.map(|first| {
+            let split_off = self.parts.iter().filter(|part| part.split_of == Some(first.part));
+            let quantity = first.quantity + split_off.map(|part| part.quantity).sum::<i64>();
+            Part { quantity, ..first.clone() }
+        })
+    }
+
+    /// Where a line stands: while any of it is reserved that, else its newest part.
+    #[must_use]
+    pub fn line_state(&self, line: &Part) -> PartState {
+        let parts = || self.parts.iter().rev().filter(|part| part.line == line.line);
+        parts().find(|part| part.state.is_open()).or_else(|| parts().next()).map_or(line.state, |part| part.state)
     }
 
     /// Money that has arrived, refunds not deducted.

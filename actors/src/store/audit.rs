@@ -43,12 +43,13 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "total-is-lines",
-        sentence: "an order costs what its lines cost",
-        sql: "select format('order %s: total %s, lines %s', o.id, o.total_minor, l.total)
+        sentence: "an order costs what its lines and its sending cost",
+        sql: "select format('order %s: total %s, lines %s, sending %s', o.id, o.total_minor, l.total, o.shipping_minor)
               from customer_order o left join (
-                  select order_id, sum(quantity * unit_price_minor) as total from reservation where part = line group by order_id
+                  select order_id, sum(quantity * unit_price_minor) as total from reservation
+                  where line in (part, split_of) group by order_id
               ) l on l.order_id = o.id
-              where o.total_minor is distinct from l.total",
+              where o.total_minor is distinct from l.total + o.shipping_minor",
     },
     Check {
         name: "status-is-reservations",

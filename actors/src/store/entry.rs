@@ -127,8 +127,10 @@ impl Entry {
     /// Rows, about: what a batch is capped by.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let changes =
-            self.changes.as_ref().map_or(0, |c| c.parts.len() + c.events.len() + c.facts.len() + c.openings.len() + 4);
+        let changes = self
+            .changes
+            .as_ref()
+            .map_or(0, |c| c.parts.len() + c.splits.len() + c.events.len() + c.facts.len() + c.openings.len() + 4);
         2 + self.lines.len() * 2 + changes
     }
 

@@ -54,7 +54,7 @@ pub struct LineView {
     pub unit_price: Money,
     /// What the line costs.
     pub total: Money,
-    /// Where its newest reservation stands.
+    /// Where it stands: while any of it is reserved that, else its newest reservation.
     pub reservation: PartState,
 }
 
@@ -75,17 +75,12 @@ pub struct PaymentView {
 impl From<&Order> for OrderView {
     fn from(order: &Order) -> Self {
         let money = |minor| Money::new(minor, order.total.currency);
-        let line = |part: &crate::domain::Part| LineView {
+        let line = |part: crate::domain::Part| LineView {
             sku_id: part.sku_id,
             quantity: part.quantity,
             unit_price: money(part.unit_price_minor),
             total: money(part.unit_price_minor * part.quantity),
-            reservation: order
-                .parts
-                .iter()
-                .rev()
-                .find(|newer| newer.line == part.line)
-                .map_or(part.state, |newest| newest.state),
+            reservation: order.line_state(&part),
         };
         let payment = |payment: &crate::domain::Payment| PaymentView {
             payment_id: payment.id,

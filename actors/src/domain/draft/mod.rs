@@ -14,9 +14,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::{
-    About, Money, Order, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState, Task,
-    TaskId, TaskKind, TaskState,
-    change::{Cause, Changes, EventRow, OrderMove, PartMove, PaymentRow, RefundRow, TaskRow},
+    About, Money, Order, Part, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState,
+    Task, TaskId, TaskKind, TaskState,
+    change::{Cause, Changes, EventRow, OrderMove, PartMove, PartSplit, PaymentRow, RefundRow, TaskRow},
     printable,
 };
 
@@ -66,6 +66,7 @@ impl<'a> Draft<'a> {
     pub fn is_idle(&self) -> bool {
         let changes = &self.changes;
         changes.parts.is_empty()
+            && changes.splits.is_empty()
             && changes.events.is_empty()
             && changes.payments.is_empty()
             && changes.facts.is_empty()
@@ -162,11 +163,41 @@ impl<'a> Draft<'a> {
     }
 
     fn move_parts(&mut self, from: PartState, to: PartState, cause: Cause) {
-        let order_id = self.order.id;
-        for part in self.order.parts.iter_mut().filter(|part| part.state == from) {
-            part.state = to;
-            self.changes.parts.push(PartMove { order_id, part: part.part, sku_id: part.sku_id, from, to, cause });
+        let moving = self.order.parts.iter().filter(|part| part.state == from).map(|part| part.part);
+        for number in moving.collect::<Vec<_>>() {
+            self.move_part(number, to, cause);
         }
+    }
+
+    fn move_part(&mut self, number: i32, to: PartState, cause: Cause) {
+        let order_id = self.order.id;
+        let Some(part) = self.order.parts.iter_mut().find(|part| part.part == number) else { return };
+        let from = std::mem::replace(&mut part.state, to);
+        self.changes.parts.push(PartMove { order_id, part: number, sku_id: part.sku_id, from, to, cause });
+    }
+
+    /// A part of exactly `quantity` units out of part `number`: that part itself where it has no more, else one that is split
+    /// off it. Splits come before moves, so what is to change state is split first.
+    fn split_part(&mut self, number: i32, quantity: i64) -> i32 {
+        let order_id = self.order.id;
+        let new_part = self.order.parts.iter().map(|part| part.part + 1).max().unwrap_or(0);
+        let Some(part) = self.order.parts.iter_mut().find(|part| part.part == number) else { return number };
+        if quantity >= part.quantity {
+            return number;
+        }
+        part.quantity -= quantity;
+        let split = Part { part: new_part, quantity, split_of: Some(part.split_of.unwrap_or(number)), ..part.clone() };
+        self.order.parts.push(split);
+        // what was itself split off in this decision has no row yet to split: both come off the row that is there
+        let giver = match self.changes.splits.iter_mut().find(|split| split.new_part == number) {
+            Some(split) => {
+                split.quantity -= quantity;
+                split.part
+            }
+            None => number,
+        };
+        self.changes.splits.push(PartSplit { order_id, part: giver, new_part, quantity });
+        new_part
     }
 
     fn event(&mut self, kind: &'static str, data: serde_json::Value) {

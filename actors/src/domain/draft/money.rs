@@ -185,8 +185,8 @@ impl Draft<'_> {
 
     pub(super) fn fresh_parts(&mut self, state: PartState) -> Vec<Part> {
         let next = i32::try_from(self.order.parts.len()).unwrap_or(i32::MAX);
-        let again = self.order.lines().cloned();
-        let fresh: Vec<Part> = (next..).zip(again).map(|(part, line)| Part { part, state, ..line }).collect();
+        let fresh: Vec<Part> =
+            (next..).zip(self.order.lines()).map(|(part, line)| Part { part, state, ..line }).collect();
         self.order.parts.extend(fresh.iter().cloned());
         fresh
     }

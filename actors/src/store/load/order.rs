@@ -14,7 +14,7 @@ use crate::domain::{
 /// changes nothing and loads again.
 pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Order>, sqlx::Error> {
     let Some(row) = sqlx::query(
-        "select version, status::text, hold_reason, email, address, currency, total_minor, deadline, created_at,
+        "select version, status::text, hold_reason, email, address, currency, total_minor, shipping_minor, deadline, created_at,
              (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event
          from customer_order o where id = $1",
     )
@@ -34,6 +34,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         deadline: row.try_get("deadline")?,
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
+        shipping_minor: row.try_get("shipping_minor")?,
         email: row.try_get::<String, _>("email")?.parse::<Email>().map_err(odd)?,
         ship_to: row.try_get::<sqlx::types::Json<Address>, _>("address")?.0,
         parts: parts(pool, order_id).await?,
@@ -46,7 +47,8 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {
     let rows = sqlx::query(
-        "select part, line, sku_id, quantity, unit_price_minor, state::text from reservation where order_id = $1 order by part",
+        "select part, line, sku_id, quantity, unit_price_minor, state::text, split_of from reservation
+         where order_id = $1 order by part",
     )
     .bind(order_id)
     .fetch_all(pool)
@@ -59,6 +61,7 @@ async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Erro
             quantity: row.try_get("quantity")?,
             unit_price_minor: row.try_get("unit_price_minor")?,
             state: word(row, "state")?,
+            split_of: row.try_get("split_of")?,
         })
     };
     rows.iter().map(read).collect()

@@ -142,6 +142,7 @@ async fn in_transaction(
     let live = moved.into_iter().filter(|entry| entry.conflict(&conflicts).is_none());
     let changes: Vec<(&Entry, &Changes)> =
         live.filter_map(|entry| entry.changes.as_deref().map(|changes| (entry, changes))).collect();
+    stock::splits(conn, &changes).await?;
     base = stock::parts(conn, base, &changes, &mut counters).await?;
     base = stock::openings(conn, base, &changes, &mut counters).await?;
     stock::adjustments(conn, base, &changes, &mut counters).await?;

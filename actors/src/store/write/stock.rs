@@ -8,6 +8,39 @@ use crate::{
     store::entry::Entry,
 };
 
+/// Reservations that give units to a new one of the same line. One part may give to several in one decision.
+pub(super) async fn splits(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = changes.iter().flat_map(|(_, c)| c.splits.iter()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "with want as materialized (
+             select * from unnest($1::bigint[], $2::int[], $3::int[], $4::bigint[]) as w(order_id, part, new_part, quantity)
+         ), givers as materialized (
+             select order_id, part, sum(quantity)::bigint as quantity from want group by order_id, part
+         ), given as (
+             update reservation r set quantity = r.quantity - g.quantity
+             from givers g where r.order_id = g.order_id and r.part = g.part
+             returning r.*
+         ), split as (
+             insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state, split_of)
+             select g.order_id, w.new_part, g.line, g.sku_id, w.quantity, g.unit_price_minor, g.state,
+                 coalesce(g.split_of, g.part)
+             from want w join given g using (order_id, part)
+             returning 1
+         )
+         select 1 / ((select count(*) from split) = (select count(*) from want))::int as every_part_was_there",
+    )
+    .bind(column(&rows, |row| row.order_id.0))
+    .bind(column(&rows, |row| row.part))
+    .bind(column(&rows, |row| row.new_part))
+    .bind(column(&rows, |row| row.quantity))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Reservations that change state, the ledger rows that follow from what changed, and the counters that follow from those.
 pub(super) async fn parts(
     conn: &mut PgConnection,
