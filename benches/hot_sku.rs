@@ -91,6 +91,8 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         admission: 16_384,
         policy,
         providers: Vec::new(),
+        carriers: Vec::new(),
+        ship_from: None,
         return_urls: Arc::new(|_| (String::new(), String::new())),
         clock: Clock::default(),
         faults: Arc::new(Faults::default()),

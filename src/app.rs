@@ -97,6 +97,8 @@ impl App {
             admission: config.checkout.admission,
             policy: policy(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
+            carriers: Vec::new(),
+            ship_from: None,
             return_urls: return_urls(config, &keys),
             clock,
             faults: Arc::clone(&faults),

@@ -4,7 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use sqlx::PgPool;
 
-use crate::{clock::Clock, domain::Policy, faults::Faults, journal::Journal, ports::PaymentProvider, store::Ids};
+use crate::{
+    clock::Clock,
+    domain::{Address, Policy},
+    faults::Faults,
+    journal::Journal,
+    ports::{Carrier, PaymentProvider},
+    store::Ids,
+};
 
 /// Shared by reference; nothing in it changes while the engine runs.
 pub(crate) struct Context {
@@ -16,6 +23,9 @@ pub(crate) struct Context {
     pub pool: PgPool,
     pub faults: Arc<Faults>,
     pub providers: HashMap<&'static str, Arc<dyn PaymentProvider>>,
+    pub carriers: HashMap<&'static str, Arc<dyn Carrier>>,
+    /// Where parcels begin; without it no carrier is asked for a label.
+    pub ship_from: Option<Address>,
     /// Where buyers come back to after approving.
     pub return_urls: ReturnUrls,
 }

@@ -31,6 +31,16 @@ pub const POINTS: &[&str] = &[
     "payment.after_refund",
 ];
 
+/// Every named place that a parcel passes after the sale, in that order.
+pub const PARCEL_POINTS: &[&str] = &[
+    "shipping.before_buy",
+    "shipping.after_buy",
+    "shipping.answered",
+    "shipping.before_void",
+    "shipping.after_void",
+    "order.tracked",
+];
+
 /// What happens at an armed place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -83,7 +93,10 @@ impl Faults {
             Some("panic") => Fault::Panic,
             other => return Err(format!("a fault is `abort:…` or `panic:…`, not {other:?}")),
         };
-        let point = words.next().filter(|point| POINTS.contains(point)).ok_or("no such place")?;
+        let point = words
+            .next()
+            .filter(|point| POINTS.contains(point) || PARCEL_POINTS.contains(point))
+            .ok_or("no such place")?;
         let spare = words.next().unwrap_or("0").parse().map_err(|_| "the number of passes is a number")?;
         self.arm(point, None, fault, spare, 1);
         Ok(())

@@ -13,6 +13,9 @@ pub mod ports;
 // A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
 mod shelf;
 
+// Calls to an outside party: a queue, a limit, a breaker.
+mod calls;
+
 // The engine's SQL, and the journal that alone writes with it.
 pub mod journal;
 pub mod store;
@@ -26,6 +29,7 @@ mod checkout;
 mod order;
 mod payment;
 mod reconciler;
+mod shipping;
 mod sku;
 
 // The door.
@@ -34,5 +38,5 @@ mod engine;
 pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
-pub use engine::{Adjust, CheckedOut, Engine, Settings, Webhook};
+pub use engine::{Adjust, CheckedOut, Engine, ParcelWebhook, Settings, Webhook};
 pub use order::CommandKey;

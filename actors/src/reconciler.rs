@@ -15,6 +15,7 @@ use crate::{
     domain::{Refusal, Who},
     order::{self, Orders},
     payment::Payments,
+    shipping::Shipping,
     sku::Skus,
     store::{entry::Entry, load},
 };
@@ -37,6 +38,7 @@ pub(crate) struct Reconciling {
     pub skus: Skus,
     pub orders: Orders,
     pub payments: Payments,
+    pub shipping: Shipping,
 }
 
 /// Look around.
@@ -60,6 +62,7 @@ impl Kind for Reconciling {
             skus: self.skus.clone(),
             orders: self.orders.clone(),
             payments: self.payments.clone(),
+            shipping: self.shipping.clone(),
         };
         let spawned = Actor::spawn_linked(None, reconciler, (), supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
@@ -83,6 +86,7 @@ struct Reconciler {
     skus: Skus,
     orders: Orders,
     payments: Payments,
+    shipping: Shipping,
 }
 
 impl Actor for Reconciler {
@@ -128,9 +132,28 @@ impl Reconciler {
             }
         }
         for webhook in load::due_inbox(pool, now, MOST).await? {
-            self.payments.signal(&webhook.provider, webhook.inbox_id, webhook.locator).await;
+            self.signal(webhook).await;
         }
         Ok(())
+    }
+
+    /// A webhook goes to whoever speaks with its sender, in that one's words.
+    async fn signal(&self, webhook: load::Waiting) {
+        let load::Waiting { inbox_id, provider, locator } = webhook;
+        let told = if self.context.carriers.contains_key(provider.as_str()) {
+            match serde_json::from_value(locator) {
+                Ok(locator) => Ok(self.shipping.signal(&provider, inbox_id, locator).await),
+                Err(error) => Err(error),
+            }
+        } else {
+            match serde_json::from_value(locator) {
+                Ok(locator) => Ok(self.payments.signal(&provider, inbox_id, locator).await),
+                Err(error) => Err(error),
+            }
+        };
+        if let Err(error) = told {
+            tracing::error!(inbox_id, %error, "a webhook's names cannot be read");
+        }
     }
 
     /// An engine that has nothing to write would not notice that a newer one has taken over: an empty entry meets the fence.

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState, Return,
-    Shipment, ShipmentId, SkuId, TaskId, TaskKind, TaskState, Tracking, words,
+    About, Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState,
+    Return, Shipment, ShipmentId, SkuId, TaskId, TaskKind, TaskState, Tracking, words,
 };
 
 words! {

@@ -22,7 +22,9 @@ pub use draft::Draft;
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
 pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ReturnId, ShipmentId, SkuId, TaskId};
 pub use money::{Currency, Money, MoneyError};
-pub use order::{About, Fulfilment, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who};
+pub use order::{
+    About, Fulfilment, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who,
+};
 pub use parcel::{Customs, CustomsItem, Label, LabelStatus, Parcel, Service, Tracking, TrackingStatus, Void};
 pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
 pub use refusal::{Refusal, ShortLine};

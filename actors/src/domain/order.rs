@@ -54,12 +54,9 @@ impl PartState {
     pub fn is_open(self) -> bool {
         match self {
             Self::Held | Self::Committed => true,
-            Self::Released
-            | Self::Expired
-            | Self::Shipped
-            | Self::Restocked
-            | Self::Quarantined
-            | Self::Scrapped => false,
+            Self::Released | Self::Expired | Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => {
+                false
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+use serde::Serialize;
+
 use super::{ReturnId, ShipmentId, SkuId, words};
 
 words! {
@@ -27,7 +29,7 @@ words! {
 }
 
 /// Some units of one line of a return.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReturnLine {
     /// The order's line, from 0.
     pub line: i32,

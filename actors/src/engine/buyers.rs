@@ -213,7 +213,7 @@ impl Engine {
         let provider = self.context.providers.get(webhook.provider).ok_or(Refusal::NotFound("provider"))?;
         let locator = provider.locate(&webhook.body);
         let now = self.context.clock.now();
-        let stored = store_webhook(&self.context.pool, &webhook, &locator, now);
+        let stored = store_webhook(&self.context.pool, &webhook, &locator.event_type, &locator, now);
         let inbox_id = stored.await.map_err(|error| error::refusal(&error))?;
         let Some(inbox_id) = inbox_id else { return Ok(false) };
         self.context.faults.hit("inbox.stored", "");

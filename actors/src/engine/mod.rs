@@ -1,6 +1,7 @@
 //! The door: everything that the shop can ask of the engine, one method each.
 
 mod buyers;
+mod parcels;
 mod staff;
 
 use std::{
@@ -25,14 +26,15 @@ use crate::{
     clock::Clock,
     context::{Context, ReturnUrls},
     directory::{Directory, Kind, Node},
-    domain::{Policy, Refusal},
+    domain::{Address, Policy, Refusal},
     error,
     faults::Faults,
     journal::{Condition, Journal, JournalReport},
     order::{Orderly, Orders},
     payment::{Paying, Payments},
-    ports::{Locator, PaymentProvider},
+    ports::{Carrier, PaymentProvider},
     reconciler::{self, Reconciling},
+    shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
         Ids,
@@ -43,6 +45,7 @@ use crate::{
 };
 
 pub use buyers::{CheckedOut, Webhook};
+pub use parcels::ParcelWebhook;
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -57,6 +60,10 @@ pub struct Settings {
     pub policy: Policy,
     /// Providers of payments.
     pub providers: Vec<Arc<dyn PaymentProvider>>,
+    /// Carriers of parcels.
+    pub carriers: Vec<Arc<dyn Carrier>>,
+    /// Where parcels begin; without it no carrier is asked for a label.
+    pub ship_from: Option<Address>,
     /// Where a provider sends the buyer of an order back to: after approving, after changing its mind.
     pub return_urls: ReturnUrls,
     /// The clock; it is calibrated to the database.
@@ -74,6 +81,7 @@ pub struct Engine {
     skus: Skus,
     orders: Orders,
     payments: Payments,
+    shipping: Shipping,
     checkouts: Checkouts,
     coordinators: Arc<Directory<Coordinator>>,
     reconciler: Arc<Directory<Reconciling>>,
@@ -123,15 +131,25 @@ impl Engine {
                 .into_iter()
                 .map(|provider| (provider.name(), provider))
                 .collect::<HashMap<_, _>>(),
+            carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
+            ship_from: settings.ship_from,
             return_urls: settings.return_urls,
         });
 
         load::wake_inbox(&context.pool, clock.now()).await?;
-        let orderly = Orderly { context: Arc::clone(&context), skus: skus.clone(), payments: OnceLock::new() };
+        let orderly = Orderly {
+            context: Arc::clone(&context),
+            skus: skus.clone(),
+            payments: OnceLock::new(),
+            shipping: OnceLock::new(),
+        };
         let orders = Orders(Directory::new(orderly, clock.clone(), Arc::clone(&escalate)));
         let paying = Paying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
         let payments = Payments(Directory::new(paying, clock.clone(), Arc::clone(&escalate)));
         orders.0.kind.payments.set(payments.clone()).ok();
+        let carrying = Carrying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
+        let shipping = Shipping(Directory::new(carrying, clock.clone(), Arc::clone(&escalate)));
+        orders.0.kind.shipping.set(shipping.clone()).ok();
         let coordinator = Coordinator { context: Arc::clone(&context), skus: skus.clone(), orders: orders.clone() };
         let coordinators = Directory::new(coordinator, clock.clone(), Arc::clone(&escalate));
         let reconciling = Reconciling {
@@ -139,10 +157,11 @@ impl Engine {
             skus: skus.clone(),
             orders: orders.clone(),
             payments: payments.clone(),
+            shipping: shipping.clone(),
         };
         let reconciler = Directory::new(reconciling, clock.clone(), escalate);
 
-        let tree = plant(&skus, &orders, &payments, &coordinators, &reconciler)
+        let tree = plant(&skus, &orders, &payments, &shipping, &coordinators, &reconciler)
             .await
             .map_err(|_| sqlx::Error::WorkerCrashed)?;
         let heartbeat = tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler)));
@@ -151,6 +170,7 @@ impl Engine {
             skus,
             orders,
             payments,
+            shipping,
             checkouts: Checkouts::new(Arc::clone(&coordinators)),
             coordinators,
             reconciler,
@@ -186,6 +206,7 @@ impl Engine {
             self.orders.0.node(most),
             self.coordinators.node(most),
             self.payments.0.node(most),
+            self.shipping.0.node(most),
             self.reconciler.node(most),
         ];
         Node { children, ..Node::plain("souk", if self.serving().is_ok() { "running" } else { "away" }) }
@@ -203,6 +224,10 @@ impl Engine {
             Paying::ONE => {
                 let provider = self.context.providers.keys().find(|name| **name == key);
                 provider.is_some_and(|provider| self.payments.0.release(provider))
+            }
+            Carrying::ONE => {
+                let carrier = self.context.carriers.keys().find(|name| **name == key);
+                carrier.is_some_and(|carrier| self.shipping.0.release(carrier))
             }
             Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
             Reconciling::ONE => self.reconciler.release(reconciler::KEY),
@@ -284,6 +309,7 @@ async fn plant(
     skus: &Skus,
     orders: &Orders,
     payments: &Payments,
+    shipping: &Shipping,
     coordinators: &Arc<Directory<Coordinator>>,
     reconciler: &Arc<Directory<Reconciling>>,
 ) -> Result<Tree, Refusal> {
@@ -292,6 +318,7 @@ async fn plant(
     tree.supervise(reconciler).await?;
     tree.supervise(coordinators).await?;
     tree.supervise(&payments.0).await?;
+    tree.supervise(&shipping.0).await?;
     tree.supervise(&orders.0).await?;
     tree.supervise(&skus.0).await?;
     Ok(tree)
@@ -300,7 +327,8 @@ async fn plant(
 async fn store_webhook(
     pool: &PgPool,
     webhook: &Webhook,
-    locator: &Locator,
+    event_type: &str,
+    locator: &impl serde::Serialize,
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, sqlx::Error> {
     // one statement, so nothing can be left open by a client that goes away
@@ -312,7 +340,7 @@ async fn store_webhook(
     .bind(webhook.provider)
     .bind(&webhook.event_id)
     .bind(&webhook.transmission_id)
-    .bind(&locator.event_type)
+    .bind(event_type)
     .bind(sqlx::types::Json(locator))
     .bind(&webhook.body)
     .bind(now)

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use crate::domain::{Customs, CustomsItem, Label, LabelStatus, Tracking, TrackingStatus, Void};
 use crate::domain::{Address, Parcel, ProviderError, Service, ShipmentId};
+pub use crate::domain::{Customs, CustomsItem, Label, LabelStatus, Tracking, TrackingStatus, Void};
 
 /// A source of labels and tracking. Every method is one errand, bounded by the gateway's own timeout.
 ///

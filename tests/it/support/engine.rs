@@ -19,18 +19,19 @@ use souk_actors::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use super::{FakeProvider, TestDb, eventually};
+use super::{FakeCarrier, FakeProvider, TestDb, eventually};
 
 /// What a test may want otherwise.
 pub(crate) struct Setup {
     pub(crate) admission: usize,
     pub(crate) clock: Clock,
     pub(crate) provider: Option<Arc<FakeProvider>>,
+    pub(crate) carrier: Option<Arc<FakeCarrier>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { admission: 4_096, clock: Clock::default(), provider: None }
+        Self { admission: 4_096, clock: Clock::default(), provider: None, carrier: None }
     }
 }
 
@@ -38,6 +39,7 @@ pub(crate) struct TestEngine {
     pub(crate) db: Arc<TestDb>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) provider: Arc<FakeProvider>,
+    pub(crate) carrier: Arc<FakeCarrier>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) clock: Clock,
 }
@@ -54,6 +56,7 @@ impl TestEngine {
     pub(crate) async fn on(db: Arc<TestDb>, connect: PgConnectOptions, setup: Setup) -> Self {
         let clock = setup.clock;
         let provider = setup.provider.unwrap_or_else(|| Arc::new(FakeProvider::new("fake", clock.clone())));
+        let carrier = setup.carrier.unwrap_or_else(|| Arc::new(FakeCarrier::new("parcels", clock.clone())));
         let faults = Arc::new(Faults::default());
         let port: Arc<dyn PaymentProvider> = provider.clone();
         let settings = Settings {
@@ -67,6 +70,8 @@ impl TestEngine {
                 attempts: 5,
             },
             providers: vec![port],
+            carriers: vec![carrier.clone()],
+            ship_from: Some(address()),
             return_urls: Arc::new(|order_id| {
                 (format!("https://shop.example/{order_id}"), "https://shop.example/".into())
             }),
@@ -74,7 +79,7 @@ impl TestEngine {
             faults: Arc::clone(&faults),
         };
         let engine = Arc::new(Engine::start(settings).await.expect("the engine starts"));
-        Self { db, engine, provider, faults, clock }
+        Self { db, engine, provider, carrier, faults, clock }
     }
 
     /// Opens a SKU that no other test knows.

@@ -186,6 +186,25 @@ impl Draft<'_> {
         }
     }
 
+    /// A label that somebody had bought before is this shipment's. Whether it is the only one is found out at once.
+    pub fn label_found(&mut self, task: &Task, label: &Label) {
+        if let Some(shipment_id) = task.about.shipment_id() {
+            self.doubt(shipment_id);
+        }
+        self.label_answered(task, label);
+    }
+
+    /// Something became of a label: whoever waits for that asks now.
+    pub fn hasten(&mut self, shipment_id: ShipmentId) {
+        let waits = |task: &&mut Task| {
+            task.about == About::Shipment(shipment_id) && matches!(task.kind, TaskKind::BuyLabel | TaskKind::VoidLabel)
+        };
+        let Some(task) = self.order.tasks.iter_mut().find(waits) else { return };
+        task.due_at = self.at;
+        let told = task.clone();
+        self.note_task(&told, TaskState::Open, None);
+    }
+
     fn label_bought(&mut self, shipment_id: ShipmentId, label: &Label) {
         let at = self.at;
         self.change_shipment(shipment_id, |shipment| {
@@ -214,8 +233,7 @@ impl Draft<'_> {
 
     fn sweep_if_doubted(&mut self, shipment_id: ShipmentId) {
         let about = About::Shipment(shipment_id);
-        let sweeping =
-            self.order.tasks.iter().any(|task| task.kind == TaskKind::SweepLabels && task.about == about);
+        let sweeping = self.order.tasks.iter().any(|task| task.kind == TaskKind::SweepLabels && task.about == about);
         if self.shipment(shipment_id).is_ok_and(|shipment| shipment.doubt_until.is_some()) && !sweeping {
             self.open_task(TaskKind::SweepLabels, about, TimeDelta::zero());
         }
@@ -559,9 +577,7 @@ impl Draft<'_> {
 
     fn parcel_event(&mut self, shipment_id: ShipmentId, kind: &'static str, more: Value) {
         let Ok(shipment) = self.shipment(shipment_id) else { return };
-        let line = |packed: &ShipmentLine| {
-            json!({ "line": packed.line, "sku_id": packed.sku_id, "quantity": packed.quantity })
-        };
+        let line = |packed: &ShipmentLine| json!({ "line": packed.line, "sku_id": packed.sku_id, "quantity": packed.quantity });
         let mut data = json!({
             "shipment_id": shipment_id,
             "carrier": shipment.carrier,

@@ -10,6 +10,7 @@
 mod calls;
 mod money;
 mod order;
+pub(crate) mod parcels;
 mod place;
 mod stock;
 
@@ -150,6 +151,9 @@ async fn in_transaction(
     money::payments(conn, &changes).await?;
     money::facts(conn, &changes).await?;
     money::refunds(conn, &changes).await?;
+    parcels::shipments(conn, &changes).await?;
+    parcels::tracking(conn, &changes).await?;
+    parcels::returns(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
     remember_conflicts(conn, &conflicts).await?;
