@@ -17,7 +17,7 @@ use souk::{database, postgres};
 use souk_actors::{
     Checkout, Engine, PricedLine, Settings,
     clock::Clock,
-    domain::{Address, Money, Policy, SkuId, change::Opening},
+    domain::{Address, Intent, Money, Policy, SkuId, change::Opening},
     faults::Faults,
 };
 use sqlx::{
@@ -84,6 +84,7 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         capture_margin: TimeDelta::seconds(30),
         pending_hold: TimeDelta::days(3),
         attempts: 10,
+        intent: Intent::Capture,
     };
     let settings = Settings {
         connect,

@@ -22,6 +22,9 @@ alter type task_kind add value 'void';
 -- how much is asked for, where a later decision about the order must not change it: a request id names one amount
 alter table task add column amount_minor bigint;
 
+-- whether an attempt was announced as one that is charged at once, or reserved first: the settings may change meanwhile
+alter table payment add column intent text not null default 'capture';
+
 -- what a refund is of, which lines it pays for, and the command that wished it (its number, as the key remembers it)
 alter table refund add column kind text not null default 'correction';
 alter table refund add column lines jsonb not null default '[]';

@@ -95,6 +95,8 @@ create table goods_return (
     note text,
     -- the parcel that the carrier brings back, where nobody asked for it
     shipment_id bigint,
+    -- what its refunds carry as theirs, once it is paid back
+    refund_command bigint,
     created_at timestamptz not null
 );
 create index goods_return_of_order on goods_return (order_id);

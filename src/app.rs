@@ -137,6 +137,7 @@ fn policy(config: &Config) -> Policy {
         capture_margin: TimeDelta::seconds(config.checkout.capture_margin_seconds),
         pending_hold: TimeDelta::seconds(config.checkout.pending_hold_seconds),
         attempts: config.checkout.payment_attempts,
+        intent: config.checkout.intent.into(),
     }
 }
 

@@ -102,7 +102,27 @@ pub struct Checkout {
     pub capture_margin_seconds: i64,
     pub pending_hold_seconds: i64,
     pub payment_attempts: usize,
+    pub intent: PayIntent,
     pub admission: usize,
+}
+
+/// When an approved payment is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PayIntent {
+    /// At once.
+    Capture,
+    /// When the first goods leave; until then its money is reserved.
+    Authorise,
+}
+
+impl From<PayIntent> for souk_actors::domain::Intent {
+    fn from(intent: PayIntent) -> Self {
+        match intent {
+            PayIntent::Capture => Self::Capture,
+            PayIntent::Authorise => Self::Authorise,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

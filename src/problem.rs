@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use souk_actors::domain::{Invalid, Refusal};
+use souk_actors::domain::{Invalid, RefundLimit, Refusal};
 
 /// What a client is told instead of an answer. Codes are stable; titles and details are for people.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -111,6 +111,14 @@ impl From<Refusal> for Problem {
             Refusal::BelowReserved { available } => Self::new(Status::CONFLICT, "below_reserved", "Stock is reserved")
                 .detail(said)
                 .with("available", available),
+            Refusal::RefundExceeds { limit, left } => {
+                let code = match limit {
+                    RefundLimit::Captured => "refund_exceeds_captured",
+                    RefundLimit::Line => "refund_exceeds_line",
+                    RefundLimit::Shipping => "refund_exceeds_shipping",
+                };
+                Self::new(Status::CONFLICT, code, "More than can go back").detail(said).with("left", left)
+            }
             Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
             Refusal::Away(_) => {
                 Self::new(Status::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").detail(said)

@@ -414,6 +414,7 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         status: placed.status,
         hold_reason: None,
         deadline: placed.hold_expires_at,
+        hold_ends_at: None,
         created_at: at,
         total: checkout.total,
         shipping_minor: 0,

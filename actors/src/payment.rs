@@ -17,10 +17,13 @@ use crate::{
     calls::{self, Calls, End},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Money, OrderId, PaymentId, Refusal, TaskId},
+    domain::{Intent, Money, OrderId, PaymentId, Refusal, TaskId},
     order::{self, Answer, Orders},
     ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
-    store::load,
+    store::{
+        inbox::{self, InboxRow},
+        load,
+    },
 };
 
 /// A call to be made.
@@ -37,26 +40,48 @@ pub(crate) enum JobKey {
     Task(TaskId),
     Check(PaymentId),
     Signal(i64),
+    Events,
 }
 
 pub(crate) enum What {
     Create(Box<CreatePayment>),
-    /// Charge, or where the order no longer holds its lines (`charge_before`), only find out whether it was charged.
-    Capture {
+    /// Charge, or reserve, as `intent` says; or where the order no longer holds its lines (`charge_before`), only find out
+    /// whether it was done.
+    Charge {
         task_id: TaskId,
         provider_order_id: String,
+        intent: Intent,
         look_first: bool,
         charge_before: Option<DateTime<Utc>>,
     },
+    /// Take what was reserved.
+    CaptureAuthorised {
+        task_id: TaskId,
+        provider_order_id: String,
+        authorisation_id: String,
+        amount: Money,
+        look_first: bool,
+    },
+    /// Let go what was reserved.
+    Void {
+        task_id: TaskId,
+        provider_order_id: String,
+        authorisation_id: String,
+    },
+    /// Give back. Where the provider may have forgotten that it was asked before, `unlike` names the refunds that are known,
+    /// and one of this amount that is none of them is taken for the answer.
     Refund {
         task_id: TaskId,
         provider_order_id: String,
         capture_id: String,
         amount: Money,
+        unlike: Option<Vec<String>>,
     },
+    /// Only ask, with `disputes` also for those.
     Inspect {
         provider_order_id: String,
         inbox_id: Option<i64>,
+        disputes: bool,
     },
 }
 
@@ -65,6 +90,8 @@ pub(crate) enum Msg {
     Run(Job),
     /// A webhook names something: find out whose it is, and ask the provider.
     Signal { inbox_id: i64, locator: Locator },
+    /// Read the provider's own list of events: webhooks may have been lost.
+    Events { since: DateTime<Utc> },
     /// A call has ended; `trial` if it was to find out whether the provider is back.
     Ended { key: JobKey, end: End, trial: bool },
 }
@@ -85,6 +112,11 @@ impl Payments {
     /// Has a webhook looked into.
     pub(crate) async fn signal(&self, provider: &str, inbox_id: i64, locator: Locator) {
         self.send(provider, Msg::Signal { inbox_id, locator }).await;
+    }
+
+    /// Has the provider's own list of events read.
+    pub(crate) async fn read_events(&self, provider: &str, since: DateTime<Utc>) {
+        self.send(provider, Msg::Events { since }).await;
     }
 
     async fn send(&self, provider: &str, msg: Msg) {
@@ -139,10 +171,11 @@ struct Caller {
     provider: Arc<dyn PaymentProvider>,
 }
 
-/// A call in the queue: a job, or a webhook whose payment is still to be found.
+/// A call in the queue: a job, a webhook whose payment is still to be found, or the provider's list of events.
 enum Call {
     Job(Job),
     Signal { inbox_id: i64, locator: Locator },
+    Events { since: DateTime<Utc> },
 }
 
 impl Actor for Caller {
@@ -166,6 +199,7 @@ impl Actor for Caller {
             Msg::Signal { inbox_id, locator } => {
                 calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
             }
+            Msg::Events { since } => calls.enqueue(JobKey::Events, Call::Events { since }),
             Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
         }
         self.start_calls(&myself, calls);
@@ -208,6 +242,7 @@ impl Errand {
         match call {
             Call::Job(job) => self.job(job).await,
             Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
+            Call::Events { since } => self.events(since).await,
         }
     }
 
@@ -219,18 +254,27 @@ impl Errand {
                 let answer = self.create(&wish).await;
                 self.answer(order_id, task_id, answer).await
             }
-            What::Capture { task_id, provider_order_id, look_first, charge_before } => {
+            What::Charge { task_id, provider_order_id, intent, look_first, charge_before } => {
                 // it may have waited for its turn
                 let may_charge = charge_before.is_some_and(|limit| self.context.clock.now() < limit);
-                let answer = self.capture(task_id, &provider_order_id, look_first, may_charge).await;
+                let answer = self.charge(task_id, &provider_order_id, intent, look_first, may_charge).await;
                 self.answer(order_id, task_id, answer).await
             }
-            What::Refund { task_id, provider_order_id, capture_id, amount } => {
-                let answer = self.refund(task_id, &provider_order_id, &capture_id, amount).await;
+            What::CaptureAuthorised { task_id, provider_order_id, authorisation_id, amount, look_first } => {
+                let answer =
+                    self.capture_authorised(task_id, &provider_order_id, &authorisation_id, amount, look_first).await;
                 self.answer(order_id, task_id, answer).await
             }
-            What::Inspect { provider_order_id, inbox_id } => {
-                self.inspect(order_id, payment_id, &provider_order_id, inbox_id).await
+            What::Void { task_id, provider_order_id, authorisation_id } => {
+                let answer = self.void(task_id, &provider_order_id, &authorisation_id).await;
+                self.answer(order_id, task_id, answer).await
+            }
+            What::Refund { task_id, provider_order_id, capture_id, amount, unlike } => {
+                let answer = self.refund(task_id, &provider_order_id, &capture_id, amount, unlike).await;
+                self.answer(order_id, task_id, answer).await
+            }
+            What::Inspect { provider_order_id, inbox_id, disputes } => {
+                self.inspect(order_id, payment_id, &provider_order_id, inbox_id, disputes).await
             }
         }
     }
@@ -258,11 +302,12 @@ impl Errand {
         Ok(Answer::Announced(created))
     }
 
-    /// Charges once. Whoever cannot be sure that nobody has charged before looks first.
-    async fn capture(
+    /// Charges or reserves once. Whoever cannot be sure that nobody has done it before looks first.
+    async fn charge(
         &self,
         task_id: TaskId,
         provider_order_id: &str,
+        intent: Intent,
         look_first: bool,
         may_charge: bool,
     ) -> Result<Answer, ProviderError> {
@@ -276,10 +321,13 @@ impl Errand {
             return Ok(Answer::NotCharged);
         }
         self.context.faults.hit("payment.before_capture", "");
-        let captured = self.provider.capture(task_id, provider_order_id).await;
+        let (charged, kind) = match intent {
+            Intent::Capture => (self.provider.capture(task_id, provider_order_id).await, FactKind::Capture),
+            Intent::Authorise => (self.provider.authorise(task_id, provider_order_id).await, FactKind::Authorisation),
+        };
         self.context.faults.hit("payment.after_capture", "");
-        match captured {
-            Ok(facts) if facts.iter().any(|fact| fact.kind == FactKind::Capture) => Ok(Answer::Facts(facts)),
+        match charged {
+            Ok(facts) if facts.iter().any(|fact| fact.kind == kind) => Ok(Answer::Facts(facts)),
             Ok(_) | Err(ProviderError::AlreadyDone(_)) => {
                 let found = self.look(provider_order_id).await?;
                 found.ok_or_else(|| ProviderError::NotYet("charged, and no charge is to be seen".to_owned()))
@@ -292,12 +340,53 @@ impl Errand {
     /// not stand in the way.
     async fn look(&self, provider_order_id: &str) -> Result<Option<Answer>, ProviderError> {
         let facts = self.provider.inspect(provider_order_id).await?;
-        let refused = |status| matches!(status, FactStatus::Declined | FactStatus::Failed | FactStatus::Other);
-        if facts.iter().any(|fact| fact.kind == FactKind::Capture && !refused(fact.status)) {
+        if facts.iter().any(is_charge) {
             return Ok(Some(Answer::Facts(facts)));
         }
         let status = facts.iter().find(|fact| fact.kind == FactKind::Order).map(|fact| fact.status);
         Ok(if status == Some(FactStatus::Approved) { None } else { Some(Answer::NotApproved) })
+    }
+
+    /// Takes what was reserved, once.
+    async fn capture_authorised(
+        &self,
+        task_id: TaskId,
+        provider_order_id: &str,
+        authorisation_id: &str,
+        amount: Money,
+        look_first: bool,
+    ) -> Result<Answer, ProviderError> {
+        self.may_call()?;
+        if look_first {
+            let facts = self.provider.inspect(provider_order_id).await?;
+            let ended = |fact: &Fact| fact.object_id == authorisation_id && fact.status == FactStatus::Voided;
+            if facts.iter().any(|fact| fact.kind == FactKind::Capture && is_charge(fact) || ended(fact)) {
+                return Ok(Answer::Facts(facts));
+            }
+        }
+        self.context.faults.hit("payment.before_capture", "");
+        let captured = self.provider.capture_authorised(task_id, authorisation_id, amount, true).await;
+        self.context.faults.hit("payment.after_capture", "");
+        captured.map(Answer::Facts)
+    }
+
+    /// Lets go what was reserved. One that was used or let go before is what the provider says it is.
+    async fn void(
+        &self,
+        task_id: TaskId,
+        provider_order_id: &str,
+        authorisation_id: &str,
+    ) -> Result<Answer, ProviderError> {
+        self.may_call()?;
+        self.context.faults.hit("payment.before_void", "");
+        let voided = self.provider.void(task_id, authorisation_id).await;
+        self.context.faults.hit("payment.after_void", "");
+        match voided {
+            Err(ProviderError::AlreadyDone(_) | ProviderError::Dead(_)) => {
+                Ok(Answer::Facts(self.provider.inspect(provider_order_id).await?))
+            }
+            other => other.map(Answer::Facts),
+        }
     }
 
     async fn refund(
@@ -306,8 +395,21 @@ impl Errand {
         provider_order_id: &str,
         capture_id: &str,
         amount: Money,
+        unlike: Option<Vec<String>>,
     ) -> Result<Answer, ProviderError> {
         self.may_call()?;
+        if let Some(known) = unlike {
+            let facts = self.provider.inspect(provider_order_id).await?;
+            let made = |fact: &Fact| {
+                fact.kind == FactKind::Refund
+                    && fact.parent.as_deref() == Some(capture_id)
+                    && fact.amount == Some(amount)
+                    && !known.contains(&fact.object_id)
+            };
+            if let Some(fact) = facts.into_iter().find(made) {
+                return Ok(Answer::Facts(vec![fact]));
+            }
+        }
         self.context.faults.hit("payment.before_refund", "");
         let refunded = self.provider.refund(task_id, capture_id, amount).await;
         self.context.faults.hit("payment.after_refund", "");
@@ -324,8 +426,9 @@ impl Errand {
         payment_id: PaymentId,
         provider_order_id: &str,
         inbox_id: Option<i64>,
+        disputes: bool,
     ) -> End {
-        let answer = self.ask(provider_order_id).await;
+        let answer = self.ask(provider_order_id, disputes).await;
         let end = self.end_of(&answer);
         let (facts, inbox_id) = match answer {
             Ok(facts) => (facts, inbox_id),
@@ -349,15 +452,71 @@ impl Errand {
         end
     }
 
-    async fn ask(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+    async fn ask(&self, provider_order_id: &str, disputes: bool) -> Result<Vec<Fact>, ProviderError> {
         self.may_call()?;
         self.context.faults.hit("payment.before_inspect", "");
-        let facts = self.provider.inspect(provider_order_id).await;
+        let facts = self.look_into(provider_order_id, disputes).await;
         self.context.faults.hit("payment.after_inspect", "");
         if let Err(error) = &facts {
             tracing::info!(provider = self.provider.name(), %error, "a question was not answered");
         }
         facts
+    }
+
+    async fn look_into(&self, provider_order_id: &str, disputes: bool) -> Result<Vec<Fact>, ProviderError> {
+        let mut facts = self.provider.inspect(provider_order_id).await?;
+        let captures = facts.iter().filter(|fact| disputes && fact.kind == FactKind::Capture);
+        for capture_id in captures.map(|fact| fact.object_id.clone()).collect::<Vec<_>>() {
+            facts.extend(self.provider.disputes(&capture_id).await?);
+        }
+        Ok(facts)
+    }
+
+    /// The second path for webhooks: what the provider lists and never delivered is put into the inbox as if it had. It comes
+    /// from the provider itself, so it needs no signature. The cursor moves when all of it is there.
+    async fn events(&self, since: DateTime<Utc>) -> End {
+        let (began, name) = (self.context.clock.now(), self.provider.name());
+        let listed = match self.may_call() {
+            Ok(()) => self.provider.events(since).await,
+            Err(refused) => Err(refused),
+        };
+        let end = self.end_of(&listed);
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::info!(provider = name, %error, "the list of events was not answered");
+                return end;
+            }
+        };
+        for event in listed {
+            let locator = self.provider.locate(&event.body);
+            let transmission = format!("listed {}", event.event_id); // there was none
+            let row = InboxRow {
+                provider: name,
+                event_id: &event.event_id,
+                transmission_id: &transmission,
+                event_type: &locator.event_type,
+                body: &event.body,
+            };
+            match inbox::store(&self.context.pool, &row, &locator, began).await {
+                Ok(None) => {}
+                Ok(Some(inbox_id)) => {
+                    tracing::info!(
+                        inbox_id,
+                        event = locator.event_type,
+                        "a webhook never came and was found in the list"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(provider = name, %error, "the list of events is put off");
+                    return end;
+                }
+            }
+        }
+        if let Err(error) = inbox::move_cursor(&self.context.pool, name, began).await {
+            tracing::warn!(provider = name, %error, "the list of events will be read again");
+        }
+        end
     }
 
     /// A webhook of an unknown payment stays in the inbox: its order may be on its way.
@@ -374,7 +533,15 @@ impl Errand {
                 return End::NotAsked;
             }
         };
-        let Some(provider_order_id) = known.or(locator.provider_order_id) else { return End::NotAsked };
-        self.inspect(order_id, payment_id, &provider_order_id, Some(inbox_id)).await
+        let Some(provider_order_id) = known.or_else(|| locator.provider_order_id.clone()) else { return End::NotAsked };
+        let disputes = locator.is_about_dispute();
+        self.inspect(order_id, payment_id, &provider_order_id, Some(inbox_id), disputes).await
     }
+}
+
+/// Whether money was taken or reserved, or is about to be.
+fn is_charge(fact: &Fact) -> bool {
+    let refused =
+        matches!(fact.status, FactStatus::Declined | FactStatus::Failed | FactStatus::Voided | FactStatus::Other);
+    matches!(fact.kind, FactKind::Capture | FactKind::Authorisation) && !refused
 }

@@ -1,5 +1,5 @@
 //! The reconciler: finds in Postgres what is due and tells whom it concerns. Deadlines, provider calls, checks, webhooks
-//! that wait: each is a row with a time, so nothing that was begun is forgotten, whoever died meanwhile.
+//! that wait, a provider's list of events: each is a row with a time, so nothing that was begun is forgotten, whoever died meanwhile.
 //!
 //! It decides nothing. A hint that comes twice, or too early, or to an order that has moved on, changes nothing.
 
@@ -17,7 +17,7 @@ use crate::{
     payment::Payments,
     shipping::Shipping,
     sku::Skus,
-    store::{entry::Entry, load},
+    store::{entry::Entry, inbox, load},
 };
 
 /// How often it looks, in real time; at once when the clock is moved.
@@ -133,6 +133,9 @@ impl Reconciler {
         }
         for webhook in load::due_inbox(pool, now, MOST).await? {
             self.signal(webhook).await;
+        }
+        for (provider, since) in inbox::due_lists(pool, now).await? {
+            self.payments.read_events(&provider, since).await;
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ pub(crate) async fn hold(
 ) -> Answer<Json<Done>> {
     let reason = said("reason", &request.reason)?;
     let key = staff_key(&headers, order_id, "hold", &request)?;
-    done(order_id, carry_out(&shop, order_id, Command::Hold { reason }, key).await)
+    Done::of(order_id, carry_out(&shop, order_id, Command::Hold { reason }, key).await)
 }
 
 /// Let an order that is held back go on.
@@ -71,7 +71,7 @@ pub(crate) async fn release(
     headers: HeaderMap,
 ) -> Answer<Json<Done>> {
     let key = staff_key(&headers, order_id, "release", &())?;
-    done(order_id, carry_out(&shop, order_id, Command::Release, key).await)
+    Done::of(order_id, carry_out(&shop, order_id, Command::Release, key).await)
 }
 
 /// Write a note into an order's timeline, for staff alone.
@@ -89,7 +89,7 @@ pub(crate) async fn note(
 ) -> Answer<Json<Done>> {
     let text = said("text", &request.text)?;
     let key = staff_key(&headers, order_id, "note", &request)?;
-    done(order_id, carry_out(&shop, order_id, Command::Note { text }, key).await)
+    Done::of(order_id, carry_out(&shop, order_id, Command::Note { text }, key).await)
 }
 
 /// Text that a person has to give.
@@ -120,6 +120,8 @@ pub(super) async fn carry_out(
     within(shop.limits.timeout, shop.engine.command(order_id, command, Who::Staff, key)).await
 }
 
-fn done(order_id: OrderId, commanded: Result<Commanded, Problem>) -> Answer<Json<Done>> {
-    Ok(Json(Done { order_id, replayed: commanded?.replayed }))
+impl Done {
+    pub(super) fn of(order_id: OrderId, commanded: Result<Commanded, Problem>) -> Answer<Json<Self>> {
+        Ok(Json(Self { order_id, replayed: commanded?.replayed }))
+    }
 }

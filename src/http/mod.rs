@@ -8,7 +8,10 @@ mod ops;
 mod orders;
 mod pages;
 mod products;
+mod refunds;
+mod returns;
 mod serve;
+mod shipments;
 mod webhooks;
 
 use std::{
@@ -54,6 +57,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(orders::events))
         .routes(routes!(orders::pay))
         .routes(routes!(orders::cancel))
+        .routes(routes!(shipments::list))
+        .routes(routes!(returns::ask, returns::of_order))
         // providers
         .routes(routes!(webhooks::paypal))
         // staff
@@ -65,6 +70,21 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))
         .routes(routes!(commands::note))
+        .routes(routes!(refunds::refund))
+        .routes(routes!(refunds::cancel))
+        .routes(routes!(shipments::pack))
+        .routes(routes!(shipments::label, shipments::buy_label))
+        .routes(routes!(shipments::void))
+        .routes(routes!(shipments::ship))
+        .routes(routes!(shipments::deliver))
+        .routes(routes!(returns::list))
+        .routes(routes!(returns::show))
+        .routes(routes!(returns::approve))
+        .routes(routes!(returns::decline))
+        .routes(routes!(returns::sent))
+        .routes(routes!(returns::receive))
+        .routes(routes!(returns::inspect))
+        .routes(routes!(returns::close))
         // ops
         .routes(routes!(ops::actors))
         .routes(routes!(ops::release))

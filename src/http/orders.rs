@@ -12,6 +12,7 @@ use super::{
     State,
     checkouts::ShippingAddress,
     extract::{Body, OwnOrder, within},
+    refunds::LineUnits,
 };
 use crate::{
     problem::{Answer, Problem},
@@ -24,7 +25,8 @@ pub(crate) struct Order {
     order_id: String,
     /// `awaiting_payment`, `confirmed`, `completed`, `cancelling`, `cancelled`, `expired`.
     status: String,
-    /// `unpaid`, `pending`, `partially_paid`, `paid`, `overpaid`, `refunding`, `refunded`.
+    /// `unpaid`, `pending`, `authorised`, `partially_paid`, `paid`, `overpaid`, `disputed`, `reversed`, `partially_refunded`,
+    /// `refunding`, `refunded`.
     payment_status: String,
     /// `unfulfilled`, `partially_fulfilled`, `fulfilled`, `delivered`.
     fulfilment_status: String,
@@ -67,7 +69,8 @@ pub(crate) struct OrderLine {
 pub(crate) struct Payment {
     payment_id: String,
     provider: String,
-    /// `created`, `approved`, `capturing`, `pending`, `captured`, `declined`, `failed`.
+    /// `created`, `approved`, `capturing`, `pending`, `authorised`, `voided`, `captured`, `disputed`, `reversed`, `declined`,
+    /// `failed`.
     status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     approve_url: Option<String>,
@@ -78,6 +81,12 @@ pub(crate) struct Payment {
 pub(crate) struct Refund {
     refund_id: String,
     amount: PriceTag,
+    /// `full`, `amount`, `lines`, `shipping`, `goodwill`, `cancellation`, `correction` (the order has no claim to it),
+    /// `mirrored` (made at the provider).
+    kind: String,
+    /// The units that it pays for, where it is of lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<LineUnits>,
     reason: String,
     /// `requested`, `pending`, `completed`, `failed`, `cancelled`.
     status: String,
@@ -101,6 +110,8 @@ impl From<OrderView> for Order {
         let refund = |refund: souk_actors::domain::Refund| Refund {
             refund_id: refund.id.to_string(),
             amount: refund.amount.into(),
+            kind: refund.kind.to_string(),
+            lines: refund.lines.into_iter().map(LineUnits::from).collect(),
             reason: refund.reason,
             status: refund.state.to_string(),
         };
@@ -217,13 +228,14 @@ pub(crate) async fn pay(
     Ok((axum::http::StatusCode::CREATED, Json(PayAnswer { approve_url })))
 }
 
-/// Call an unpaid order off: its lines are given back. A second time finds it cancelled.
+/// Call an order off before any of it is on its way: its lines are given back, and its money goes back. A second time finds it
+/// cancelled, or `cancelling` while the money is on its way.
 #[utoipa::path(
     post, path = "/v1/orders/{order_id}/cancel", tag = "checkout",
     params(("order_id" = String, Path), ("token" = Option<String>, Query)),
     responses(
         (status = 200, body = CancelAnswer), (status = 401, body = Problem), (status = 404, body = Problem),
-        (status = 409, body = Problem, description = "`order_state`: it is paid, or over")
+        (status = 409, body = Problem, description = "`order_state`: it is on its way, or over")
     )
 )]
 pub(crate) async fn cancel(axum::extract::State(shop): State, own: OwnOrder) -> Answer<Json<CancelAnswer>> {

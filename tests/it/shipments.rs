@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use souk_actors::{
-    domain::{Command, Fulfilment, OrderId, OrderStatus, Refusal, ReturnState, ShipmentId, ShipmentState},
+    domain::{Command, Fulfilment, OrderId, OrderStatus, Refusal, ReturnState, ShipmentId, ShipmentState, Units},
     faults::{Fault, PARCEL_POINTS},
     ports::{LabelStatus, ParcelLocator, ProviderError, TrackingStatus, Void},
 };
@@ -100,7 +100,7 @@ async fn an_order_in_as_many_parcels_as_it_takes() {
     let refused = shop.ask(order_id, Command::Pack(Box::new(some(&[(0, 4)])))).await;
     assert!(matches!(refused, Err(Refusal::NotNow { .. })), "{refused:?}");
     let unknown = shop.ask(order_id, Command::Pack(Box::new(some(&[(7, 1)])))).await;
-    assert_eq!(unknown, Err(Refusal::NotFound("line")));
+    assert!(matches!(unknown, Err(Refusal::Invalid(_))), "{unknown:?}");
     let (second, _) = shop.labelled(order_id, everything()).await;
     let lines = shop.shipment(order_id, second).await.lines;
     assert_eq!(lines.iter().map(|line| (line.line, line.quantity)).collect::<Vec<_>>(), [(0, 3), (1, 2)]);
@@ -603,8 +603,11 @@ async fn a_carrier_that_never_calls_is_asked() {
     shop.carrier.next(Ask::Track, Mood::Broken);
     shop.later(TimeDelta::minutes(2));
     eventually("it is asked after an hour", async || shop.carrier.calls(Ask::Track) == 1).await;
-    shop.later(TimeDelta::minutes(6));
-    shop.shipment_becomes(order_id, shipment_id, ShipmentState::InTransit).await;
+    eventually("and again when that was not answered", async || {
+        shop.later(TimeDelta::minutes(1));
+        shop.shipment(order_id, shipment_id).await.status == ShipmentState::InTransit
+    })
+    .await;
     let asked = shop.carrier.calls(Ask::Track);
     shop.later(TimeDelta::hours(5));
     eventually("and after six", async || shop.carrier.calls(Ask::Track) == asked + 1).await;
@@ -619,5 +622,108 @@ async fn a_carrier_that_never_calls_is_asked() {
     })
     .await;
     assert!(shop.carrier.calls(Ask::Track) <= asked + 32);
+    shop.end().await;
+}
+
+// ── cancels and money beside parcels ─────────────────────────────────────────────────────────────────────────────────
+
+fn cancel(lines: Option<&[(i32, i64)]>) -> Command {
+    let units = |(line, quantity): &(i32, i64)| Units { line: *line, quantity: *quantity };
+    Command::Cancel { lines: lines.map(|lines| lines.iter().map(units).collect()), reason: "the buyer called".into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_order_waits_for_its_carriers() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    for granted in [true, false] {
+        let (before, money) = (shop.stock(sku_id).await, shop.provider.money());
+        let order_id = shop.paid(&[(sku_id, 3)]).await;
+        let (shipment_id, _) = shop.labelled(order_id, some(&[(0, 2)])).await;
+        shop.carrier.void_as(Void::Pending);
+        shop.ask(order_id, cancel(None)).await.unwrap();
+        assert_eq!(shop.view(order_id).await.status, OrderStatus::Cancelling);
+        assert_eq!(shop.stock(sku_id).await, (before.0, before.1 + 2), "what is in no parcel is free at once");
+        shop.clean().await;
+        shop.carrier.void_as(if granted { Void::Done } else { Void::Rejected });
+        shop.later(TimeDelta::minutes(6));
+        let (state, status, kept) = if granted {
+            (ShipmentState::Voided, OrderStatus::Cancelled, 0)
+        } else {
+            (ShipmentState::VoidRejected, OrderStatus::Confirmed, 2)
+        };
+        shop.shipment_comes_to(order_id, shipment_id, state).await;
+        shop.becomes(order_id, status).await;
+        eventually("the rest is paid back", async || {
+            let (taken, given) = shop.provider.money();
+            (taken - money.0) - (given - money.1) == kept * 1_000
+        })
+        .await;
+        assert_eq!(shop.stock(sku_id).await, (before.0, before.1 + kept));
+        shop.clean().await;
+        if !granted {
+            shop.ask(order_id, Command::Ship { shipment_id }).await.unwrap();
+            assert_eq!(shop.stock(sku_id).await, (before.0 - 2, before.1));
+        }
+    }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parcel_that_leaves_while_its_order_is_cancelled_stays_sold() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.paid(&[(sku_id, 3)]).await;
+    let (shipment_id, number) = shop.labelled(order_id, some(&[(0, 1)])).await;
+    shop.carrier.void_as(Void::Pending);
+    shop.ask(order_id, cancel(None)).await.unwrap();
+    shop.carrier.scan(&number, TrackingStatus::Transit, 1);
+    shop.carrier_tells_of(&number).await;
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::InTransit).await;
+    shop.becomes(order_id, OrderStatus::Confirmed).await;
+    eventually("the rest is paid back", async || shop.provider.money() == (3_000, 2_000)).await;
+    assert_eq!(shop.stock(sku_id).await, (9, 0));
+    let refused = shop.ask(order_id, cancel(None)).await;
+    assert!(matches!(refused, Err(Refusal::NotNow { .. })), "{refused:?}");
+    shop.carrier.scan(&number, TrackingStatus::Delivered, 2);
+    shop.carrier_tells_of(&number).await;
+    shop.becomes(order_id, OrderStatus::Completed).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_cancelled_while_its_label_is_bought_keeps_none() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.paid(&[(sku_id, 2)]).await;
+    shop.carrier.next(Ask::Buy, Mood::HoldsReply);
+    let shipment_id = shop.pack(order_id, everything()).await;
+    eventually("the carrier was asked", async || shop.carrier.calls(Ask::Buy) == 1).await;
+    shop.ask(order_id, cancel(None)).await.unwrap();
+    assert_eq!(shop.view(order_id).await.status, OrderStatus::Cancelling);
+    shop.carrier.go_on();
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::Voided).await;
+    shop.becomes(order_id, OrderStatus::Cancelled).await;
+    assert_eq!((shop.carrier.live_labels(shipment_id).len(), shop.stock(sku_id).await), (0, (10, 0)));
+    eventually("the money is back", async || shop.provider.money() == (2_000, 2_000)).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_are_called_off_come_out_of_parcels_without_a_label() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.paid(&[(sku_id, 4)]).await;
+    let (labelled, _) = shop.labelled(order_id, some(&[(0, 2)])).await;
+    shop.carrier.buy_as(LabelStatus::Failed("no".into()));
+    let failed = shop.pack(order_id, some(&[(0, 2)])).await;
+    shop.shipment_becomes(order_id, failed, ShipmentState::LabelFailed).await;
+    let refused = shop.ask(order_id, cancel(Some(&[(0, 3)]))).await;
+    assert!(matches!(refused, Err(Refusal::NotNow { .. })), "two have a label: {refused:?}");
+    shop.ask(order_id, cancel(Some(&[(0, 1)]))).await.unwrap();
+    assert_eq!(shop.shipment(order_id, failed).await.status, ShipmentState::Voided);
+    assert_eq!(shop.shipment(order_id, labelled).await.status, ShipmentState::Labelled);
+    assert_eq!(shop.stock(sku_id).await, (10, 3));
+    eventually("its price is back", async || shop.provider.money() == (4_000, 1_000)).await;
     shop.end().await;
 }

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Created, Fact, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundState,
-    Return, Shipment, ShipmentId, SkuId, TaskId, TaskKind, TaskState, Tracking, words,
+    About, Created, Fact, Intent, Money, OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId,
+    RefundKind, RefundState, Return, Shipment, ShipmentId, SkuId, TaskId, TaskKind, TaskState, Tracking, Units, words,
 };
 
 words! {
@@ -79,6 +79,8 @@ pub struct OrderMove {
     pub hold_reason: Option<String>,
     /// Its hold's new end.
     pub deadline: DateTime<Utc>,
+    /// The hold's own end, while the deadline is a later one.
+    pub hold_ends_at: Option<DateTime<Utc>>,
 }
 
 /// Some units of a reservation become one of their own, in the same state. No stock moves.
@@ -133,6 +135,8 @@ pub struct PaymentRow {
     pub order_id: OrderId,
     /// With whom.
     pub provider: String,
+    /// When it is charged.
+    pub intent: Intent,
     /// The provider's answer, once there.
     pub announced: Option<Created>,
     /// Where it stands.
@@ -156,12 +160,18 @@ pub struct RefundRow {
     pub capture_id: String,
     /// How much.
     pub amount: Money,
-    /// Why, in one word.
+    /// What it is of.
+    pub kind: RefundKind,
+    /// Which units it pays for.
+    pub lines: Vec<Units>,
+    /// Why.
     pub reason: String,
     /// Where it stands.
     pub state: RefundState,
     /// The provider's id.
     pub provider_refund_id: Option<String>,
+    /// The command that wished it.
+    pub command_id: Option<i64>,
 }
 
 /// A provider call's row after the entry.
@@ -175,6 +185,8 @@ pub struct TaskRow {
     pub about: About,
     /// What is asked.
     pub kind: TaskKind,
+    /// How much is asked for, where that must stay as it is.
+    pub amount: Option<Money>,
     /// Whether it is still to be made.
     pub state: TaskState,
     /// How often it was made without an answer.

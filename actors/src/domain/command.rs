@@ -1,6 +1,6 @@
 //! What people ask of a placed order.
 
-use super::{Customs, Parcel, ReturnId, Service, ShipmentId};
+use super::{Customs, Money, Parcel, ReturnId, Service, ShipmentId, Units};
 
 /// One wish. The order's actor decides it; the key that comes with it makes its repetition harmless.
 #[derive(Debug, Clone)]
@@ -53,15 +53,20 @@ pub enum Command {
         /// What.
         step: ReturnStep,
     },
-}
-
-/// Some units of one line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Units {
-    /// The order's line, from 0.
-    pub line: i32,
-    /// How many, at least one.
-    pub quantity: i64,
+    /// Money goes back to the buyer; no goods move.
+    Refund {
+        /// Which money.
+        what: RefundWish,
+        /// Why, for the timeline.
+        reason: String,
+    },
+    /// It is called off, whole or in part: what has not left is given back to the stock, and its money to the buyer.
+    Cancel {
+        /// Which units; none: all that has not left.
+        lines: Option<Vec<Units>>,
+        /// Why, for the timeline.
+        reason: String,
+    },
 }
 
 /// A shipment to be packed.
@@ -132,6 +137,21 @@ pub struct Inspected {
     pub quarantine: i64,
     /// How many are thrown away.
     pub scrap: i64,
+}
+
+/// Which money is to go back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundWish {
+    /// All that is left.
+    Full,
+    /// So much.
+    Amount(Money),
+    /// The price of these units.
+    Lines(Vec<Units>),
+    /// What sending cost.
+    Shipping,
+    /// So much, as a kindness.
+    Goodwill(Money),
 }
 
 /// What a command came to.

@@ -104,6 +104,14 @@ pub struct Locator {
     pub event_type: String,
 }
 
+impl Locator {
+    /// Whether the event is about a dispute, which providers keep apart from the payment that it is about.
+    #[must_use]
+    pub fn is_about_dispute(&self) -> bool {
+        self.event_type.to_ascii_uppercase().contains("DISPUTE")
+    }
+}
+
 /// Why a provider's call did not give facts, by what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {

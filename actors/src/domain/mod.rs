@@ -17,8 +17,8 @@ mod words;
 
 pub mod change;
 
-pub use command::{Command, Commanded, Inspected, Packing, ReturnStep, Units, Wanted};
-pub use draft::Draft;
+pub use command::{Command, Commanded, Inspected, Packing, RefundWish, ReturnStep, Wanted};
+pub use draft::{Draft, Funds};
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
 pub use ids::{EventSeq, IdError, OrderId, PaymentId, ProductId, RefundId, ReturnId, ShipmentId, SkuId, TaskId};
 pub use money::{Currency, Money, MoneyError};
@@ -26,8 +26,11 @@ pub use order::{
     About, Fulfilment, NextStep, Order, OrderStatus, Part, PartState, PaymentSummary, Policy, Restock, Task, Who,
 };
 pub use parcel::{Customs, CustomsItem, Label, LabelStatus, Parcel, Service, Tracking, TrackingStatus, Void};
-pub use payment::{Intent, Payment, PaymentEvent, PaymentState, Refund, RefundState, TaskKind, TaskState};
-pub use refusal::{Refusal, ShortLine};
+pub use payment::{
+    Capture, Intent, Payment, PaymentEvent, PaymentState, Refund, RefundKind, RefundState, Standing, TaskKind,
+    TaskState, Units,
+};
+pub use refusal::{RefundLimit, Refusal, ShortLine};
 pub use returns::{Return, ReturnLine, ReturnState};
 pub use shipment::{Shipment, ShipmentEvent, ShipmentLine, ShipmentState};
 pub use stock::{Book, Counters, Short};

@@ -1,11 +1,13 @@
 //! The order: its statuses, its parts, what it all comes to.
 
+use std::cmp::Ordering;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Address, Email, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundState, Return, Shipment,
-    ShipmentId, ShipmentState, SkuId, TaskId, TaskKind, words,
+    Address, Capture, Email, Intent, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundKind,
+    RefundState, Return, Shipment, ShipmentId, ShipmentState, SkuId, Standing, TaskId, TaskKind, words,
 };
 
 words! {
@@ -62,7 +64,7 @@ impl PartState {
 
     /// Whether its units have left, whatever became of them later.
     #[must_use]
-    pub fn has_left(self) -> bool {
+    pub fn is_out(self) -> bool {
         match self {
             Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => true,
             Self::Held | Self::Committed | Self::Released | Self::Expired => false,
@@ -91,12 +93,20 @@ words! {
         Unpaid = "unpaid",
         /// The provider is undecided.
         Pending = "pending",
+        /// The total is reserved, to be taken when the goods leave.
+        Authorised = "authorised",
         /// Less than the total is here.
         Partial = "partially_paid",
         /// The total is here.
         Paid = "paid",
         /// More than the total is here.
         Over = "overpaid",
+        /// The buyer disputes what is here.
+        Disputed = "disputed",
+        /// What came was taken back.
+        Reversed = "reversed",
+        /// Some of what came went back, or is going.
+        PartlyRefunded = "partially_refunded",
         /// What came is going back.
         Refunding = "refunding",
         /// What came has gone back.
@@ -129,6 +139,8 @@ pub struct Policy {
     pub pending_hold: TimeDelta,
     /// How many attempts to pay one order may have.
     pub attempts: usize,
+    /// When approved payments are charged.
+    pub intent: Intent,
 }
 
 /// One reservation of an order: a line, or what became of (part of) it.
@@ -199,10 +211,14 @@ pub struct Task {
     pub about: About,
     /// What is asked.
     pub kind: TaskKind,
+    /// How much is asked for, where a later decision must not change it.
+    pub amount: Option<Money>,
     /// How often it was made without an answer.
     pub attempts: i32,
     /// When it is to be made (again).
     pub due_at: DateTime<Utc>,
+    /// When it was decided.
+    pub created_at: DateTime<Utc>,
 }
 
 /// An order with everything that decisions about it need.
@@ -220,6 +236,8 @@ pub struct Order {
     pub hold_reason: Option<String>,
     /// When its hold ends, or ended.
     pub deadline: DateTime<Utc>,
+    /// The hold's own end, while an undecided payment keeps the lines for longer.
+    pub hold_ends_at: Option<DateTime<Utc>>,
     /// When it was placed.
     pub created_at: DateTime<Utc>,
     /// What it costs, sending included.
@@ -266,6 +284,11 @@ pub enum Restock {
         /// How much.
         amount: Money,
     },
+    /// Money was reserved for an expired order.
+    LateAuthorisation {
+        /// With which attempt.
+        payment_id: PaymentId,
+    },
     /// The buyer approved an order that has expired; nothing is charged.
     LateApproval {
         /// With which attempt.
@@ -291,16 +314,79 @@ impl Order {
         parts().find(|part| part.state.is_open()).or_else(|| parts().next()).map_or(line.state, |part| part.state)
     }
 
-    /// Money that has arrived, refunds not deducted.
+    // ── money: every sum is over the set of facts, so it does not matter in which order they came ──────────────────────────
+
+    /// What arrived, one entry a capture, also what was taken back again.
     #[must_use]
-    pub fn captured_minor(&self) -> i64 {
-        self.payments.iter().map(Payment::captured_minor).sum()
+    pub fn captures(&self) -> Vec<Capture> {
+        self.payments.iter().flat_map(Payment::captures).collect()
     }
 
-    /// Money that went back or is on its way back.
+    fn our_captures(&self) -> impl Iterator<Item = Capture> {
+        self.captures().into_iter().filter(|capture| capture.amount.is_some_and(|a| a.currency == self.total.currency))
+    }
+
+    /// How much of a capture is promised to go back, or has gone.
     #[must_use]
-    pub fn refunding_minor(&self) -> i64 {
-        self.refunds.iter().filter(|refund| refund.is_live()).map(|refund| refund.amount.minor).sum()
+    pub fn refunding_of(&self, payment_id: PaymentId, capture_id: &str) -> i64 {
+        let of = |refund: &&Refund| refund.payment_id == payment_id && refund.capture_id == capture_id;
+        self.refunds.iter().filter(of).filter(|refund| refund.is_live()).map(|refund| refund.amount.minor).sum()
+    }
+
+    /// How much of a capture is here and promised to nobody.
+    #[must_use]
+    pub fn left_of(&self, capture: &Capture) -> i64 {
+        let came = capture.amount.map_or(0, |amount| amount.minor);
+        (came - self.refunding_of(capture.payment_id, &capture.capture_id) - capture.lost).max(0)
+    }
+
+    /// Money that is here, in the order's currency, and promised to nobody.
+    #[must_use]
+    pub fn kept_minor(&self) -> i64 {
+        self.our_captures().map(|capture| self.left_of(&capture)).sum()
+    }
+
+    /// What the order has been given: what arrived, without what was taken back and what it had no claim to. A kindness, or
+    /// a refund of a line that was sold, does not make it less.
+    #[must_use]
+    pub fn paid_minor(&self) -> i64 {
+        let corrects = |refund: &&Refund| matches!(refund.kind, RefundKind::Correction | RefundKind::Cancellation);
+        let paid = |capture: Capture| {
+            let came = capture.amount.map_or(0, |amount| amount.minor);
+            let of = |refund: &&Refund| {
+                refund.payment_id == capture.payment_id && refund.capture_id == capture.capture_id && refund.is_live()
+            };
+            let corrected = self.refunds.iter().filter(of).filter(corrects).map(|refund| refund.amount.minor);
+            (came - capture.lost - corrected.sum::<i64>()).max(0)
+        };
+        self.our_captures().map(paid).sum()
+    }
+
+    /// What the order costs as it is: less what was called off after it had been confirmed.
+    #[must_use]
+    pub fn due_minor(&self) -> i64 {
+        let called_off = self.parts.iter().filter(|part| part.state == PartState::Released);
+        self.total.minor - called_off.map(|part| part.quantity * part.unit_price_minor).sum::<i64>()
+    }
+
+    /// Whether what it costs is here.
+    #[must_use]
+    pub fn is_paid(&self) -> bool {
+        self.paid_minor() >= self.due_minor()
+    }
+
+    /// The attempt whose money is reserved for this order, if there is one.
+    #[must_use]
+    pub fn authorised(&self) -> Option<&Payment> {
+        let reserved =
+            |payment: &&Payment| payment.state != PaymentState::Failed && payment.authorisation_left().is_some();
+        self.payments.iter().find(reserved)
+    }
+
+    /// Whether anything of it has left, or is about to.
+    #[must_use]
+    pub fn has_goods_out(&self) -> bool {
+        self.parts.iter().any(|part| part.state.is_out())
     }
 
     /// Until when a charge may begin: while the lines are held, and not in the last moments of that. None: no more.
@@ -333,11 +419,18 @@ impl Order {
         self.units(line, |state| state == PartState::Committed) - packed
     }
 
+    /// Whether a carrier still decides about a label of this order.
+    #[must_use]
+    pub fn awaits_carrier(&self) -> bool {
+        let undecided = |state| matches!(state, ShipmentState::Purchasing | ShipmentState::Voiding);
+        self.shipments.iter().any(|shipment| undecided(shipment.state))
+    }
+
     /// Units of a line that left and are in no return.
     #[must_use]
     pub fn returnable(&self, line: i32) -> i64 {
         let claimed: i64 = self.returns.iter().map(|own| own.claims(line)).sum();
-        self.units(line, PartState::has_left) - claimed
+        self.units(line, PartState::is_out) - claimed
     }
 
     /// Units of a line that are with the buyer, or were.
@@ -350,7 +443,7 @@ impl Order {
     #[must_use]
     pub fn fulfilment(&self) -> Fulfilment {
         let sum = |of: &dyn Fn(i32) -> i64| self.lines().map(|line| of(line.line)).sum::<i64>();
-        let left = sum(&|line| self.units(line, PartState::has_left));
+        let left = sum(&|line| self.units(line, PartState::is_out));
         let waiting = sum(&|line| self.units(line, PartState::is_open));
         match (left, waiting) {
             (0, _) => Fulfilment::Unfulfilled,
@@ -367,25 +460,36 @@ impl Order {
             let under_way = self.units(line, |state| state == PartState::Shipped) - self.delivered(line);
             self.units(line, PartState::is_open) > 0 || under_way > 0
         };
-        self.parts.iter().any(|part| part.state.has_left()) && !self.lines().any(|line| open(line.line))
+        self.parts.iter().any(|part| part.state.is_out()) && !self.lines().any(|line| open(line.line))
     }
 
     /// The money's headline.
     #[must_use]
     pub fn payment_summary(&self) -> PaymentSummary {
-        let captured = self.captured_minor();
-        let kept = captured - self.refunding_minor();
+        let (captures, kept, due) = (self.captures(), self.kept_minor(), self.due_minor());
+        let any = |state| self.payments.iter().any(|payment| payment.state == state);
+        let stands = |standing| captures.iter().any(|capture| capture.standing == standing);
         let waits = |refund: &Refund| matches!(refund.state, RefundState::Requested | RefundState::Pending);
-        if captured > 0 && kept <= 0 {
-            let under_way = self.refunds.iter().any(waits);
-            return if under_way { PaymentSummary::Refunding } else { PaymentSummary::Refunded };
+        let over = matches!(self.status, OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired);
+        if captures.is_empty() {
+            return match () {
+                () if any(PaymentState::Pending) => PaymentSummary::Pending,
+                () if self.authorised().is_some() && !over => PaymentSummary::Authorised,
+                () if self.total.minor > 0 => PaymentSummary::Unpaid,
+                () => PaymentSummary::Paid,
+            };
         }
-        match kept.cmp(&self.total.minor) {
-            _ if kept == 0 && self.payments.iter().any(|p| p.state == PaymentState::Pending) => PaymentSummary::Pending,
-            _ if kept == 0 && self.total.minor > 0 => PaymentSummary::Unpaid,
-            std::cmp::Ordering::Less => PaymentSummary::Partial,
-            std::cmp::Ordering::Equal => PaymentSummary::Paid,
-            std::cmp::Ordering::Greater => PaymentSummary::Over,
+        let back = self.refunds.iter().any(Refund::is_live);
+        match kept.cmp(&due) {
+            _ if stands(Standing::Disputed) => PaymentSummary::Disputed,
+            _ if kept == 0 && self.refunds.iter().any(waits) => PaymentSummary::Refunding,
+            _ if kept == 0 && stands(Standing::Gone) => PaymentSummary::Reversed,
+            _ if kept == 0 && any(PaymentState::Pending) => PaymentSummary::Pending,
+            _ if kept == 0 => PaymentSummary::Refunded,
+            Ordering::Less if back => PaymentSummary::PartlyRefunded,
+            Ordering::Less => PaymentSummary::Partial,
+            Ordering::Equal => PaymentSummary::Paid,
+            Ordering::Greater => PaymentSummary::Over,
         }
     }
 
@@ -393,34 +497,57 @@ impl Order {
     #[must_use]
     pub fn next_step(&self) -> NextStep {
         let step = |what, by| NextStep { what, by };
-        let live = self.payments.iter().rev().find(|payment| payment.is_live());
-        match (self.status, live.map(|payment| payment.state)) {
-            (OrderStatus::AwaitingPayment, Some(PaymentState::Capturing | PaymentState::Approved)) => {
-                step("the payment is being taken", Some(self.deadline))
-            }
-            (OrderStatus::AwaitingPayment, Some(PaymentState::Pending)) => {
-                step("the provider is reviewing the payment", Some(self.deadline))
-            }
-            (OrderStatus::AwaitingPayment, Some(_)) => step("the buyer approves the payment", Some(self.deadline)),
-            (OrderStatus::AwaitingPayment, None) => step("the buyer pays", Some(self.deadline)),
-            (OrderStatus::Confirmed, _) if self.hold_reason.is_some() => step("staff releases the order", None),
-            (OrderStatus::Confirmed, _) => match self.fulfilment() {
-                Fulfilment::Unfulfilled => step("the goods are shipped", None),
-                Fulfilment::Partial => step("the rest of the goods is shipped", None),
-                Fulfilment::Fulfilled | Fulfilment::Delivered => step("the goods arrive", None),
-            },
-            (OrderStatus::Cancelling, _) => step("the order is being undone", None),
-            (OrderStatus::Completed | OrderStatus::Cancelled | OrderStatus::Expired, _) => {
-                match self.payment_summary() {
-                    PaymentSummary::Refunding => step("the money goes back to the buyer", None),
+        match self.status {
+            OrderStatus::AwaitingPayment => step(self.next_of_payment(), Some(self.deadline)),
+            OrderStatus::Confirmed => step(self.next_of_goods(), None),
+            OrderStatus::Cancelling => step("what was paid goes back, then it is cancelled", None),
+            OrderStatus::Completed | OrderStatus::Cancelled | OrderStatus::Expired => {
+                let what = match self.payment_summary() {
+                    PaymentSummary::Refunding => "the money goes back to the buyer",
+                    PaymentSummary::Disputed => "the dispute is decided",
                     PaymentSummary::Unpaid
                     | PaymentSummary::Pending
+                    | PaymentSummary::Authorised
                     | PaymentSummary::Partial
                     | PaymentSummary::Paid
                     | PaymentSummary::Over
-                    | PaymentSummary::Refunded => step("nothing", None),
-                }
+                    | PaymentSummary::Reversed
+                    | PaymentSummary::PartlyRefunded
+                    | PaymentSummary::Refunded => "nothing",
+                };
+                step(what, None)
             }
+        }
+    }
+
+    fn next_of_payment(&self) -> &'static str {
+        match self.payments.iter().rev().find(|payment| payment.is_live()).map(|payment| payment.state) {
+            Some(PaymentState::Capturing | PaymentState::Approved) => "the payment is being taken",
+            Some(PaymentState::Pending) => "the provider is reviewing the payment",
+            Some(_) => "the buyer approves the payment",
+            None if self.kept_minor() > 0 => "the buyer pays the rest",
+            None => "the buyer pays",
+        }
+    }
+
+    fn next_of_goods(&self) -> &'static str {
+        match self.payment_summary() {
+            PaymentSummary::Disputed => "the dispute is decided",
+            PaymentSummary::Reversed => "staff decide: the money was taken back",
+            _ if self.hold_reason.is_some() => "staff release it",
+            PaymentSummary::Pending => "the provider is reviewing the payment",
+            PaymentSummary::Authorised => "the money is taken and the goods are shipped",
+            PaymentSummary::Unpaid
+            | PaymentSummary::Partial
+            | PaymentSummary::Paid
+            | PaymentSummary::Over
+            | PaymentSummary::PartlyRefunded
+            | PaymentSummary::Refunding
+            | PaymentSummary::Refunded => match self.fulfilment() {
+                Fulfilment::Unfulfilled => "the goods are shipped",
+                Fulfilment::Partial => "the rest of the goods is shipped",
+                Fulfilment::Fulfilled | Fulfilment::Delivered => "the goods arrive",
+            },
         }
     }
 }

@@ -1,9 +1,13 @@
 //! One attempt to pay an order. Its state is folded from what the provider said, never from what we hoped.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Created, Fact, FactKind, FactStatus, Money, PaymentId, RefundId, words};
+
+mod standing;
+
+pub use standing::{Capture, Standing};
 
 words! {
     /// Where an attempt stands.
@@ -12,12 +16,20 @@ words! {
         Created = "created",
         /// The buyer approved; nothing is charged.
         Approved = "approved",
-        /// We have decided to charge.
+        /// We have decided to charge it, or to reserve its money.
         Capturing = "capturing",
         /// The provider has taken it and is undecided (e-check, review).
         Pending = "pending",
+        /// Its money is reserved, to be taken when the goods leave.
+        Authorised = "authorised",
+        /// What was reserved has been let go.
+        Voided = "voided",
         /// The money is here.
         Captured = "captured",
+        /// The money is here, and the buyer disputes it.
+        Disputed = "disputed",
+        /// The money was here and was taken back.
+        Reversed = "reversed",
         /// Refused; the buyer may try again with a new attempt.
         Declined = "declined",
         /// Given up: foreign, mismatched or dead.
@@ -52,12 +64,40 @@ words! {
 }
 
 words! {
+    /// What a refund is of.
+    RefundKind {
+        /// Everything that was left.
+        Full = "full",
+        /// An amount that somebody named.
+        Amount = "amount",
+        /// Units of lines, at their price.
+        Lines = "lines",
+        /// What sending cost.
+        Shipping = "shipping",
+        /// A kindness.
+        Goodwill = "goodwill",
+        /// What was called off.
+        Cancellation = "cancellation",
+        /// Money that the order has no claim to: too much, too late, not ours.
+        Correction = "correction",
+        /// Made at the provider, mirrored here.
+        Mirrored = "mirrored",
+    }
+}
+
+words! {
     /// What a provider is asked to do.
     TaskKind {
         /// Announce a payment.
         CreatePayment = "create_payment",
         /// Take the money of an approved payment.
         Capture = "capture",
+        /// Reserve the money of an approved payment.
+        Authorise = "authorise",
+        /// Take what was reserved.
+        CaptureAuthorised = "capture_authorised",
+        /// Let go what was reserved.
+        Void = "void",
         /// Give money back.
         Refund = "refund",
         /// Buy a shipment's label.
@@ -90,6 +130,8 @@ pub struct Payment {
     pub id: PaymentId,
     /// The provider's name.
     pub provider: String,
+    /// Whether its money is taken at once, or when the goods leave.
+    pub intent: Intent,
     /// Where it stands.
     pub state: PaymentState,
     /// The provider's order and the page where the buyer approves it, once the provider has answered.
@@ -112,7 +154,16 @@ pub enum PaymentEvent {
         /// Whether amount and reference are ours.
         fits: bool,
     },
-    /// The provider is undecided about a capture.
+    /// Money is reserved.
+    Authorised {
+        /// How much; none where it is in no currency we know.
+        amount: Option<Money>,
+        /// Whether it names this payment.
+        ours: bool,
+    },
+    /// What was reserved is no longer, by our wish or by itself.
+    AuthorisationEnded,
+    /// The provider is undecided about a capture or an authorisation.
     Pending,
     /// Money arrived.
     Captured {
@@ -122,6 +173,28 @@ pub enum PaymentEvent {
         amount: Option<Money>,
         /// Whether the capture names this payment.
         ours: bool,
+    },
+    /// Money was taken back: reversed, or lost in a dispute.
+    Reversed {
+        /// Of which capture.
+        capture_id: String,
+    },
+    /// Money that was taken back is here again.
+    Restored {
+        /// Of which capture.
+        capture_id: String,
+    },
+    /// The buyer disputes money that is here.
+    Disputed {
+        /// Of which capture.
+        capture_id: String,
+    },
+    /// No dispute about this money is open any more, and (most of) it is still here.
+    DisputeEnded {
+        /// Of which capture.
+        capture_id: String,
+        /// What it has cost, in minor units; nothing where it was won.
+        lost: i64,
     },
     /// The buyer's instrument or the provider said no.
     Declined,
@@ -170,22 +243,14 @@ impl Payment {
     pub fn is_live(&self) -> bool {
         match self.state {
             PaymentState::Created | PaymentState::Approved | PaymentState::Capturing | PaymentState::Pending => true,
-            PaymentState::Captured | PaymentState::Declined | PaymentState::Failed => false,
+            PaymentState::Authorised
+            | PaymentState::Voided
+            | PaymentState::Captured
+            | PaymentState::Disputed
+            | PaymentState::Reversed
+            | PaymentState::Declined
+            | PaymentState::Failed => false,
         }
-    }
-
-    /// Money of this attempt that has arrived, refunds not deducted.
-    #[must_use]
-    pub fn captured_minor(&self) -> i64 {
-        let mut captures: Vec<(&str, i64)> = self
-            .facts
-            .iter()
-            .filter(|fact| fact.kind == FactKind::Capture && is_taken(fact.status))
-            .map(|fact| (fact.object_id.as_str(), fact.amount.map_or(0, |amount| amount.minor)))
-            .collect();
-        captures.sort_unstable();
-        captures.dedup_by_key(|(capture_id, _)| *capture_id);
-        captures.iter().map(|(_, minor)| minor).sum()
     }
 
     fn knows(&self, fact: &Fact) -> bool {
@@ -199,53 +264,58 @@ impl Payment {
         self.facts.iter().any(|known| same(&known))
     }
 
-    /// Whether a fact about a capture comes too late to mean anything: this capture's money is here already, or it says less
-    /// than money of this attempt that is here, or than what is known of this capture from a later time.
-    fn is_late(&self, late: &Fact) -> bool {
-        self.facts.iter().filter(|known| known.kind == FactKind::Capture).any(|known| {
-            let same = known.object_id == late.object_id;
-            is_taken(known.status) && known.amount.is_some() && (same || !is_taken(late.status))
-                || same && known.at > late.at && !is_taken(late.status)
-        })
-    }
-
     /// Those of `facts` that are new, and what they mean, in the order in which they matter: approvals, then refunds, then
-    /// captures (what has gone back confirms nothing), each by the provider's time. A late fact of lower rank is recorded and means nothing.
+    /// captures (what has gone back confirms nothing), then authorisations (what was taken has not ended), each by the
+    /// provider's time.
+    ///
+    /// What a fact about money means is how the set of all facts looks without it and with it, so that it does not matter
+    /// in which order they come. One that changes nothing in that is recorded and means nothing.
     #[must_use]
     pub fn learn(&mut self, facts: Vec<Fact>, total: Money) -> (Vec<Fact>, Vec<PaymentEvent>) {
         let mut fresh: Vec<Fact> = Vec::new();
         let mut events = Vec::new();
         let mut sorted = facts;
         sorted.sort_by_key(|fact| (rank(fact.kind), fact.at));
-        let charged = sorted.iter().any(|fact| {
-            fact.kind == FactKind::Capture && (is_taken(fact.status) || fact.status == FactStatus::Pending)
-        });
+        let charged = sorted.iter().any(says_charged);
         for fact in sorted {
             if self.knows(&fact) {
                 continue;
             }
-            let meaning = self.meaning(&fact, total);
+            let meaning = self.take_in(&fact, total);
             // an approval that has been charged asks for nothing any more
-            events.extend(meaning.filter(|event| !(charged && matches!(event, PaymentEvent::Approved { .. }))));
-            self.facts.push(fact.clone());
+            events.extend(
+                meaning.into_iter().filter(|event| !(charged && matches!(event, PaymentEvent::Approved { .. }))),
+            );
             fresh.push(fact);
         }
         (fresh, events)
     }
 
-    fn meaning(&self, fact: &Fact, total: Money) -> Option<PaymentEvent> {
+    fn take_in(&mut self, fact: &Fact, total: Money) -> Vec<PaymentEvent> {
         let ours = fact.reference.as_deref() == Some(self.id.to_string().as_str());
         match fact.kind {
-            FactKind::Order => self.order_meaning(fact.status, ours && fact.amount == Some(total)),
-            FactKind::Capture if self.is_late(fact) => None,
-            FactKind::Capture => capture_meaning(fact, ours),
-            FactKind::Refund => Some(PaymentEvent::Refund {
-                provider_refund_id: fact.object_id.clone(),
-                capture_id: fact.parent.clone(),
-                amount: fact.amount,
-                state: refund_state(fact.status)?,
-            }),
-            FactKind::Authorisation | FactKind::Dispute => None,
+            FactKind::Order => {
+                self.facts.push(fact.clone());
+                self.order_meaning(fact.status, ours && fact.amount == Some(total)).into_iter().collect()
+            }
+            FactKind::Refund => {
+                self.facts.push(fact.clone());
+                refund_meaning(fact).into_iter().collect()
+            }
+            FactKind::Authorisation => {
+                let before = self.authorisation(&fact.object_id);
+                self.facts.push(fact.clone());
+                let after = self.authorisation(&fact.object_id);
+                self.authorisation_turned(before, after, fact.amount, ours)
+            }
+            FactKind::Capture => self.capture_told(fact, &fact.object_id.clone(), ours),
+            FactKind::Dispute => match fact.parent.clone() {
+                Some(capture_id) => self.capture_told(fact, &capture_id, ours),
+                None => {
+                    self.facts.push(fact.clone());
+                    Vec::new()
+                }
+            },
         }
     }
 
@@ -259,22 +329,23 @@ impl Payment {
     }
 }
 
-fn capture_meaning(fact: &Fact, ours: bool) -> Option<PaymentEvent> {
-    match fact.status {
-        FactStatus::Completed | FactStatus::PartiallyRefunded | FactStatus::Refunded => {
-            Some(PaymentEvent::Captured { capture_id: fact.object_id.clone(), amount: fact.amount, ours })
+fn refund_meaning(fact: &Fact) -> Option<PaymentEvent> {
+    Some(PaymentEvent::Refund {
+        provider_refund_id: fact.object_id.clone(),
+        capture_id: fact.parent.clone(),
+        amount: fact.amount,
+        state: refund_state(fact.status)?,
+    })
+}
+
+/// Whether the money of an approval is taken or reserved already, or about to be.
+fn says_charged(fact: &Fact) -> bool {
+    match fact.kind {
+        FactKind::Capture => standing::is_taken(fact.status) || fact.status == FactStatus::Pending,
+        FactKind::Authorisation => {
+            matches!(fact.status, FactStatus::Created | FactStatus::Pending | FactStatus::Completed)
         }
-        FactStatus::Pending => Some(PaymentEvent::Pending),
-        FactStatus::Declined | FactStatus::Failed => Some(PaymentEvent::Declined),
-        FactStatus::Created
-        | FactStatus::Approved
-        | FactStatus::Voided
-        | FactStatus::Cancelled
-        | FactStatus::Reversed
-        | FactStatus::Open
-        | FactStatus::Won
-        | FactStatus::Lost
-        | FactStatus::Other => None,
+        FactKind::Order | FactKind::Refund | FactKind::Dispute => false,
     }
 }
 
@@ -300,29 +371,10 @@ fn refund_state(status: FactStatus) -> Option<RefundState> {
 fn rank(kind: FactKind) -> u8 {
     match kind {
         FactKind::Order => 0,
-        FactKind::Authorisation => 1,
-        FactKind::Refund => 2,
-        FactKind::Capture => 3,
+        FactKind::Refund => 1,
+        FactKind::Capture => 2,
+        FactKind::Authorisation => 3,
         FactKind::Dispute => 4,
-    }
-}
-
-/// A capture that was refunded had been completed, even if nobody told us at the time.
-fn is_taken(status: FactStatus) -> bool {
-    match status {
-        FactStatus::Completed | FactStatus::PartiallyRefunded | FactStatus::Refunded => true,
-        FactStatus::Created
-        | FactStatus::Approved
-        | FactStatus::Voided
-        | FactStatus::Pending
-        | FactStatus::Declined
-        | FactStatus::Failed
-        | FactStatus::Cancelled
-        | FactStatus::Reversed
-        | FactStatus::Open
-        | FactStatus::Won
-        | FactStatus::Lost
-        | FactStatus::Other => false,
     }
 }
 
@@ -339,13 +391,29 @@ pub struct Refund {
     pub capture_id: String,
     /// How much.
     pub amount: Money,
-    /// Why, in one word, e.g. `out_of_stock`.
+    /// What it is of.
+    pub kind: RefundKind,
+    /// The units that it pays for, where it is of lines.
+    pub lines: Vec<Units>,
+    /// Why: in one word, e.g. `out_of_stock`, or as a person wrote it.
     pub reason: String,
     /// Where it stands.
     pub state: RefundState,
     /// The provider's id of it, once it has one.
     #[serde(skip)]
     pub provider_refund_id: Option<String>,
+    /// The command that wished it, by the number that its key stands for.
+    #[serde(skip)]
+    pub command_id: Option<i64>,
+}
+
+/// Some units of one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Units {
+    /// Which line, from 0.
+    pub line: i32,
+    /// How many units of it.
+    pub quantity: i64,
 }
 
 impl Refund {

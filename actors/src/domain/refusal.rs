@@ -4,7 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Invalid, OrderStatus, SkuId};
+use super::{Invalid, OrderStatus, SkuId, words};
+
+words! {
+    /// What bounds a refund.
+    RefundLimit {
+        /// What was captured and has not gone back.
+        Captured = "what was captured",
+        /// What was bought of a line and was not paid back.
+        Line = "the line",
+        /// What sending cost and was not paid back.
+        Shipping = "what sending cost",
+    }
+}
 
 /// A line that cannot be had, and what could.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +58,14 @@ pub enum Refusal {
         /// What could be taken away.
         available: i64,
     },
+    /// More should go back than can.
+    #[error("no more than {left} can go back of {limit}")]
+    RefundExceeds {
+        /// What it would be more than.
+        limit: RefundLimit,
+        /// What could go back: minor units of money, or units of a line.
+        left: i64,
+    },
     /// Too much is waiting already; nothing was begun.
     #[error("too much is waiting already")]
     Busy,
@@ -76,6 +96,7 @@ impl Refusal {
             | Self::KeyReused
             | Self::NotNow { .. }
             | Self::BelowReserved { .. }
+            | Self::RefundExceeds { .. }
             | Self::Fault => None,
         }
     }

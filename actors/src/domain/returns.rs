@@ -60,6 +60,8 @@ pub struct Return {
     pub lines: Vec<ReturnLine>,
     /// What the asker said.
     pub note: Option<String>,
+    /// The number that the refunds of it carry, once it is paid back.
+    pub refund_command: Option<i64>,
     /// The parcel that the carrier brings back, where nobody asked for it.
     pub shipment_id: Option<ShipmentId>,
     /// When it was asked for.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{Boarding, Engine, store_webhook};
+use super::{Boarding, Engine};
 use crate::{
     checkout::{Checkout, Outcome, Placed},
     domain::{Command, Commanded, Invalid, OrderId, OrderStatus, Refusal, SkuId, Who},
     error,
     order::{CommandKey, Msg},
     store::{
+        inbox::{self, InboxRow},
         load,
         read::{self, EventView, OrderView},
     },
@@ -125,10 +126,10 @@ impl Engine {
         self.orders.tell(order_id, Msg::Look).await;
     }
 
-    /// Calls an unpaid order off. A second cancel finds it cancelled.
+    /// Calls an order off as a whole: a buyer only before any of it is on its way. A second cancel finds it cancelled.
     ///
     /// # Errors
-    /// [`Refusal::NotNow`] once it is paid or over.
+    /// [`Refusal::NotNow`] once it is over, or on its way.
     pub async fn cancel(&self, order_id: OrderId, who: Who) -> Result<OrderStatus, Refusal> {
         self.serving()?;
         self.orders.0.ask(order_id, |reply| Msg::Cancel { who, reply }).await
@@ -154,9 +155,12 @@ impl Engine {
         match answer {
             Ok(commanded) => Ok(commanded),
             // the same key on its way twice: what it has made may be why it is refused now
-            Err(refusal @ (Refusal::KeyReused | Refusal::NotNow { .. } | Refusal::Invalid(_))) => {
-                self.commanded_before(&key).await?.ok_or(refusal)
-            }
+            Err(
+                refusal @ (Refusal::KeyReused
+                | Refusal::NotNow { .. }
+                | Refusal::RefundExceeds { .. }
+                | Refusal::Invalid(_)),
+            ) => self.commanded_before(&key).await?.ok_or(refusal),
             Err(refusal) => Err(refusal),
         }
     }
@@ -213,8 +217,15 @@ impl Engine {
         let provider = self.context.providers.get(webhook.provider).ok_or(Refusal::NotFound("provider"))?;
         let locator = provider.locate(&webhook.body);
         let now = self.context.clock.now();
-        let stored = store_webhook(&self.context.pool, &webhook, &locator.event_type, &locator, now);
-        let inbox_id = stored.await.map_err(|error| error::refusal(&error))?;
+        let row = InboxRow {
+            provider: webhook.provider,
+            event_id: &webhook.event_id,
+            transmission_id: &webhook.transmission_id,
+            event_type: &locator.event_type,
+            body: &webhook.body,
+        };
+        let inbox_id =
+            inbox::store(&self.context.pool, &row, &locator, now).await.map_err(|error| error::refusal(&error))?;
         let Some(inbox_id) = inbox_id else { return Ok(false) };
         self.context.faults.hit("inbox.stored", "");
         self.payments.signal(webhook.provider, inbox_id, locator).await;

@@ -39,7 +39,7 @@ use crate::{
     store::{
         Ids,
         audit::{self, Finding},
-        load,
+        inbox, load,
     },
     supervision::Tree,
 };
@@ -137,6 +137,8 @@ impl Engine {
         });
 
         load::wake_inbox(&context.pool, clock.now()).await?;
+        let providers: Vec<&str> = context.providers.keys().copied().collect();
+        inbox::place_cursors(&context.pool, &providers, clock.now()).await?;
         let orderly = Orderly {
             context: Arc::clone(&context),
             skus: skus.clone(),
@@ -322,30 +324,6 @@ async fn plant(
     tree.supervise(&orders.0).await?;
     tree.supervise(&skus.0).await?;
     Ok(tree)
-}
-
-async fn store_webhook(
-    pool: &PgPool,
-    webhook: &Webhook,
-    event_type: &str,
-    locator: &impl serde::Serialize,
-    now: DateTime<Utc>,
-) -> Result<Option<i64>, sqlx::Error> {
-    // one statement, so nothing can be left open by a client that goes away
-    sqlx::query_scalar(
-        "insert into inbox (provider, event_id, transmission_id, event_type, locator, body, received_at, next_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $7 + interval '5 seconds')
-         on conflict do nothing returning id",
-    )
-    .bind(webhook.provider)
-    .bind(&webhook.event_id)
-    .bind(&webhook.transmission_id)
-    .bind(event_type)
-    .bind(sqlx::types::Json(locator))
-    .bind(&webhook.body)
-    .bind(now)
-    .fetch_optional(pool)
-    .await
 }
 
 /// Checkouts under way in this process by their key: equal ones fly once.

@@ -1,11 +1,12 @@
 //! What is asked about parcels and goods that come back.
 
-use super::{Engine, Webhook, store_webhook};
+use super::Engine;
 use crate::{
     domain::{OrderId, Refusal, ReturnId, ReturnState, ShipmentId},
     error,
     ports::LabelFile,
     store::{
+        inbox::{self, InboxRow},
         load,
         read::{self, ReturnView, ShipmentView},
     },
@@ -29,14 +30,18 @@ impl Engine {
     pub async fn parcel_webhook(&self, webhook: ParcelWebhook) -> Result<bool, Refusal> {
         let carrier = self.context.carriers.get(webhook.carrier).ok_or(Refusal::NotFound("carrier"))?;
         let locator = carrier.locate(&webhook.body);
-        let (name, now) = (webhook.carrier, self.context.clock.now());
-        let event_id = locator.fingerprint.clone();
-        let kept = Webhook { provider: name, transmission_id: event_id.clone(), event_id, body: webhook.body };
-        let stored = store_webhook(&self.context.pool, &kept, &locator.event_type, &locator, now);
-        let inbox_id = stored.await.map_err(|error| error::refusal(&error))?;
+        let row = InboxRow {
+            provider: webhook.carrier,
+            event_id: &locator.fingerprint,
+            transmission_id: &locator.fingerprint,
+            event_type: &locator.event_type,
+            body: &webhook.body,
+        };
+        let stored = inbox::store(&self.context.pool, &row, &locator, self.context.clock.now()).await;
+        let inbox_id = stored.map_err(|error| error::refusal(&error))?;
         let Some(inbox_id) = inbox_id else { return Ok(false) };
         self.context.faults.hit("inbox.stored", "");
-        self.shipping.signal(name, inbox_id, locator).await;
+        self.shipping.signal(webhook.carrier, inbox_id, locator).await;
         Ok(true)
     }
 

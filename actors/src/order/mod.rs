@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -19,8 +20,8 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Command, Commanded, Draft, Intent, Order, OrderId, OrderStatus, Part, PaymentId, Refusal, Restock, Task,
-        TaskId, TaskKind, Who, change::InboxMark,
+        Command, Commanded, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState, Refusal,
+        Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
@@ -39,6 +40,16 @@ use parcels::News;
 
 /// Numbers leased for one decision; gaps are allowed.
 const IDS: i64 = 64;
+
+/// For so long providers are trusted to know a request id again (PayPal: 6 h for orders, captures and authorisations, 45
+/// days for refunds). An announcement needs no look: nobody has the page of one whose answer was lost.
+const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
+const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
+
+/// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
+fn ids_for(facts: &[Fact]) -> i64 {
+    IDS + 4 * facts.len() as i64
+}
 
 type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
 
@@ -228,11 +239,10 @@ impl Keeper {
     }
 
     async fn cancel(&self, state: &mut State, who: Who) -> Result<OrderStatus, Refusal> {
-        if state.order.status == OrderStatus::Cancelled {
-            return Ok(OrderStatus::Cancelled); // asked twice, done once
-        }
-        self.decide(state, who, Beside::Nothing, |draft| Ok((draft.cancel()?, Vec::new()))).await?;
+        let by_buyer = who == Who::Buyer;
+        self.decide(state, who, Beside::Nothing, |draft| Ok((draft.cancel(by_buyer)?, Vec::new()))).await?;
         self.tell_waiting(state);
+        self.dispatch(state, true).await;
         Ok(state.order.status)
     }
 
@@ -246,6 +256,7 @@ impl Keeper {
         self.check_carrier(command)?;
         let carry_out = |draft: &mut Draft<'_>| Ok((draft.carry_out(command)?, Vec::new()));
         let id = self.decide(state, who, Beside::Key(key), carry_out).await?;
+        self.tell_waiting(state);
         self.dispatch(state, true).await;
         Ok(Commanded { id, replayed: false })
     }
@@ -277,7 +288,7 @@ impl Keeper {
     async fn look(&self, state: &mut State) {
         for payment in &state.order.payments {
             let Some(announced) = &payment.announced else { continue };
-            self.inspect(payment.id, &payment.provider, announced).await;
+            self.inspect(payment, announced).await;
         }
     }
 
@@ -287,14 +298,15 @@ impl Keeper {
         for payment in &state.order.payments {
             let due = payment.check_at.is_some_and(|due| due <= now);
             let Some(announced) = payment.announced.as_ref().filter(|_| due) else { continue };
-            self.inspect(payment.id, &payment.provider, announced).await;
+            self.inspect(payment, announced).await;
         }
     }
 
-    async fn inspect(&self, payment_id: PaymentId, provider: &str, announced: &Created) {
-        let what = What::Inspect { provider_order_id: announced.provider_order_id.clone(), inbox_id: None };
+    async fn inspect(&self, payment: &Payment, announced: &Created) {
+        let (payment_id, disputes) = (payment.id, payment.state == PaymentState::Disputed);
+        let what = What::Inspect { provider_order_id: announced.provider_order_id.clone(), inbox_id: None, disputes };
         let job = Job { key: JobKey::Check(payment_id), order_id: self.order_id, payment_id, what };
-        self.payments.run(provider, job).await;
+        self.payments.run(&payment.provider, job).await;
     }
 
     async fn answered(&self, state: &mut State, task_id: TaskId, answer: Answer) {
@@ -310,15 +322,8 @@ impl Keeper {
                 self.decide(state, Who::Provider, Beside::Nothing, announce).await
             }
             Answer::Facts(facts) => {
-                let learn = |draft: &mut Draft<'_>| {
-                    let wishes = draft.learn(payment_id, facts.clone());
-                    if task.kind == TaskKind::Capture {
-                        draft.charge_answered(payment_id);
-                    }
-                    draft.task_done(task_id);
-                    Ok(((), wishes))
-                };
-                self.decide(state, Who::Provider, Beside::Nothing, learn).await
+                let learn = |draft: &mut Draft<'_>| Ok(((), draft.answered(task_id, facts.clone())));
+                self.decide_with(state, Who::Provider, Beside::Nothing, ids_for(facts), learn).await
             }
             Answer::NotApproved => {
                 let step_back = |draft: &mut Draft<'_>| {
@@ -362,7 +367,7 @@ impl Keeper {
             draft.checked(payment_id);
             Ok(((), wishes))
         };
-        let settled = self.decide(state, Who::Provider, beside, learn).await;
+        let settled = self.decide_with(state, Who::Provider, beside, ids_for(facts), learn).await;
         if settled.is_err() {
             self.put_off(state, None).await;
         }
@@ -427,8 +432,22 @@ impl Keeper {
         beside: Beside,
         decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
     ) -> Result<R, Refusal> {
+        self.decide_with(state, who, beside, IDS, decision).await
+    }
+
+    /// The same, with so many numbers for new rows.
+    async fn decide_with<R>(
+        &self,
+        state: &mut State,
+        who: Who,
+        beside: Beside,
+        ids: i64,
+        decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
+    ) -> Result<R, Refusal> {
+        // every capture may have something to go back: a refund and its call
+        let ids = ids + 2 * state.order.captures().len() as i64;
         for _ in 0..2 {
-            let ids = self.context.ids.take(IDS).await?;
+            let ids = self.context.ids.take(ids).await?;
             let mut draft = Draft::new(&state.order, self.context.clock.now(), &self.context.policy, ids);
             let (answer, wishes) = decision(&mut draft)?;
             let mut entry = Entry::new(draft.at, who);
@@ -518,44 +537,65 @@ impl Keeper {
             else {
                 continue;
             };
-            let Some(what) = self.what(&state.order, task, payment.announced.as_ref(), fresh) else { continue };
+            let Some(what) = self.what(&state.order, task, payment, fresh) else { continue };
             let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
             self.payments.run(&payment.provider, job).await;
         }
         self.dispatch_parcels(state).await;
     }
 
-    fn what(&self, order: &Order, task: &Task, announced: Option<&Created>, fresh: bool) -> Option<What> {
+    fn what(&self, order: &Order, task: &Task, payment: &Payment, fresh: bool) -> Option<What> {
+        let known_as = || Some(payment.announced.as_ref()?.provider_order_id.clone());
+        // providers forget request ids: whoever repeats an old call looks first
+        let age = self.context.clock.now() - task.created_at;
+        let look_first = !fresh || task.attempts > 0 || age > REQUEST_IDS_KEPT;
         match task.kind {
-            TaskKind::CreatePayment => {
-                let (return_url, cancel_url) = (self.context.return_urls)(order.id);
-                Some(What::Create(Box::new(CreatePayment {
-                    request_id: task.id,
-                    payment_id: task.about.payment_id()?,
-                    reference: order.id.to_string(),
-                    intent: Intent::Capture,
-                    total: order.total,
-                    ship_to: order.ship_to.clone(),
-                    return_url,
-                    cancel_url,
-                })))
-            }
-            TaskKind::Capture => Some(What::Capture {
+            TaskKind::CreatePayment => Some(What::Create(Box::new(self.announcement(order, task, payment)))),
+            TaskKind::Capture | TaskKind::Authorise => Some(What::Charge {
                 task_id: task.id,
-                provider_order_id: announced?.provider_order_id.clone(),
-                look_first: !fresh || task.attempts > 0,
+                provider_order_id: known_as()?,
+                intent: payment.intent,
+                look_first,
                 charge_before: order.charge_before(&self.context.policy),
+            }),
+            TaskKind::CaptureAuthorised => Some(What::CaptureAuthorised {
+                task_id: task.id,
+                provider_order_id: known_as()?,
+                authorisation_id: payment.authorisation_left()?.0.to_owned(),
+                amount: task.amount?,
+                look_first,
+            }),
+            TaskKind::Void => Some(What::Void {
+                task_id: task.id,
+                provider_order_id: known_as()?,
+                authorisation_id: payment.authorisation_left()?.0.to_owned(),
             }),
             TaskKind::Refund => {
                 let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
+                let bound = order.refunds.iter().filter_map(|refund| refund.provider_refund_id.clone());
                 Some(What::Refund {
                     task_id: task.id,
-                    provider_order_id: announced?.provider_order_id.clone(),
+                    provider_order_id: known_as()?,
                     capture_id: refund.capture_id.clone(),
                     amount: refund.amount,
+                    unlike: (age > REFUND_IDS_KEPT).then(|| bound.collect()),
                 })
             }
             TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels => None,
+        }
+    }
+
+    fn announcement(&self, order: &Order, task: &Task, payment: &Payment) -> CreatePayment {
+        let (return_url, cancel_url) = (self.context.return_urls)(order.id);
+        CreatePayment {
+            request_id: task.id,
+            payment_id: payment.id,
+            reference: order.id.to_string(),
+            intent: payment.intent,
+            total: order.total,
+            ship_to: order.ship_to.clone(),
+            return_url,
+            cancel_url,
         }
     }
 }

@@ -53,17 +53,83 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "status-is-reservations",
-        sentence: "an open order has its lines reserved, a closed one has none",
+        sentence: "an open order has its lines reserved or shipped, a closed one has none reserved",
         sql: "select format('order %s is %s with reservations %s', o.id, o.status, array_agg(distinct r.state))
               from customer_order o join reservation r on r.order_id = o.id
               group by o.id, o.status
               having case o.status
                   when 'awaiting_payment' then not bool_or(r.state = 'held') or bool_or(r.state = 'committed')
-                  when 'confirmed' then not bool_or(r.state = 'committed') or bool_or(r.state = 'held')
+                  when 'confirmed' then bool_or(r.state = 'held')
+                      or not bool_or(r.state in ('committed', 'shipped', 'restocked', 'quarantined', 'scrapped'))
+                  when 'completed' then bool_or(r.state in ('held', 'committed'))
+                      or not bool_or(r.state in ('shipped', 'restocked', 'quarantined', 'scrapped'))
                   when 'expired' then bool_or(r.state in ('held', 'committed'))
-                  when 'cancelled' then bool_or(r.state in ('held', 'committed'))
+                  -- a carrier may still decide about a label
+                  when 'cancelling' then bool_or(r.state = 'held') or bool_or(r.state = 'committed') and not exists (
+                      select from shipment s where s.order_id = o.id and s.state in ('purchasing', 'voiding'))
+                  when 'cancelled' then bool_or(r.state in ('held', 'committed', 'shipped'))
                   else false
               end",
+    },
+    Check {
+        name: "shipped-is-parcels",
+        sentence: "of each line as much has left as was in the parcels that left",
+        sql: "select format('order %s line %s: %s left, %s in parcels', order_id, line, r.gone, p.packed)
+              from (
+                  select order_id, line, sum(quantity) as gone from reservation
+                  where state in ('shipped', 'restocked', 'quarantined', 'scrapped') group by order_id, line
+              ) r full join (
+                  select s.order_id, l.line, sum(l.quantity) as packed from shipment s
+                  join shipment_line l on l.shipment_id = s.id where s.left_at is not null group by s.order_id, l.line
+              ) p using (order_id, line)
+              where r.gone is distinct from p.packed",
+    },
+    Check {
+        name: "packed-is-sold",
+        sentence: "no parcel that waits holds more of a line than is sold",
+        sql: "select format('order %s line %s: %s packed, %s sold', order_id, line, p.packed, coalesce(r.sold, 0))
+              from (
+                  select s.order_id, l.line, sum(l.quantity) as packed
+                  from shipment s join shipment_line l on l.shipment_id = s.id
+                  where s.state in ('draft', 'purchasing', 'labelled', 'label_failed', 'voiding', 'void_rejected')
+                  group by s.order_id, l.line
+              ) p left join (
+                  select order_id, line, sum(quantity) as sold from reservation where state = 'committed' group by order_id, line
+              ) r using (order_id, line)
+              where p.packed > coalesce(r.sold, 0)",
+    },
+    Check {
+        name: "label-once",
+        sentence: "a label belongs to one shipment",
+        sql: "select format('label %s of %s shipments', label_id, count(*)) from shipment
+              where label_id is not null group by service ->> 'provider', label_id having count(*) > 1",
+    },
+    Check {
+        name: "label-stuck",
+        sentence: "a label that is being bought or given back has a call under way",
+        sql: "select format('shipment %s of order %s is %s', s.id, s.order_id, s.state) from shipment s
+              where s.state in ('purchasing', 'voiding') and not exists (
+                  select from task t where t.shipment_id = s.id and t.state = 'open'
+                  and t.kind = case s.state when 'purchasing' then 'buy_label' else 'void_label' end::task_kind)",
+    },
+    Check {
+        name: "returns-within-shipped",
+        sentence: "never more of a line comes back than left, and every unit that was looked at came with a return",
+        sql: "select format('order %s line %s: %s left, %s claimed, %s looked at, %s of returns', order_id, line, r.gone,
+                  b.claimed, r.looked_at, b.decided)
+              from (
+                  select order_id, line, coalesce(sum(quantity) filter (where state in
+                          ('shipped', 'restocked', 'quarantined', 'scrapped')), 0) as gone,
+                      coalesce(sum(quantity) filter (where state in ('restocked', 'quarantined', 'scrapped')), 0) as looked_at
+                  from reservation group by order_id, line
+              ) r left join (
+                  select g.order_id, l.line,
+                      sum(case when g.state in ('inspected', 'closed') then l.received else l.quantity end) as claimed,
+                      sum(l.restocked + l.quarantined + l.scrapped) as decided
+                  from goods_return g join return_line l on l.return_id = g.id where g.state <> 'declined'
+                  group by g.order_id, l.line
+              ) b using (order_id, line)
+              where coalesce(b.claimed, 0) > r.gone or coalesce(b.decided, 0) <> r.looked_at",
     },
     Check {
         name: "hold-overdue",
@@ -86,28 +152,84 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "confirmed-is-paid",
-        sentence: "a confirmed order has its money, and only it, unless staff gave some back at the provider",
-        sql: "select format('order %s (%s) costs %s, captured %s, refunding %s, %s of it at the provider', o.id, o.status,
-                  o.total_minor, m.captured, m.refunding, coalesce(r.given, 0))
-              from customer_order o join money_of_order m on m.order_id = o.id left join (
-                  select order_id, sum(amount_minor) as given from refund
-                  where reason = 'made_at_provider' and state in ('requested', 'pending', 'completed') group by order_id
-              ) r on r.order_id = o.id
-              where o.status in ('confirmed', 'completed') and m.captured - m.refunding + coalesce(r.given, 0) <> o.total_minor",
+        sentence: "a confirmed order has its money or has it reserved, no more than it costs, unless it was taken back",
+        sql: "select format('order %s (%s) costs %s, captured %s, refunding %s, of that corrections %s', o.id, o.status, d.due,
+                  m.captured, m.refunding, m.corrected)
+              from customer_order o join money_of_order m on m.order_id = o.id cross join lateral (
+                  select o.total_minor - coalesce(sum(quantity * unit_price_minor), 0) as due
+                  from reservation where order_id = o.id and state = 'released'
+              ) d
+              where o.status in ('confirmed', 'completed') and m.gone = 0 and (
+                  m.captured - m.corrected < d.due and not exists (
+                      select from payment p where p.order_id = o.id and p.state in ('authorised', 'capturing', 'pending'))
+                  or m.captured - m.refunding > d.due)",
     },
     Check {
         name: "money-has-an-end",
         sentence: "money of an order that is not confirmed goes back",
-        sql: "select format('order %s is %s, captured %s, refunding %s', o.id, o.status, m.captured, m.refunding)
+        sql: "select format('order %s is %s, captured %s, refunding %s, taken back %s', o.id, o.status, m.captured,
+                  m.refunding, m.gone)
               from customer_order o join money_of_order m on m.order_id = o.id
-              where o.status in ('expired', 'cancelled', 'awaiting_payment') and m.captured > m.refunding
-              and not (o.status = 'awaiting_payment' and m.captured < o.total_minor)",
+              where o.status in ('expired', 'cancelled', 'cancelling', 'awaiting_payment')
+              and m.captured > m.refunding + m.gone
+              and not (o.status = 'awaiting_payment' and m.captured - m.refunding - m.gone < o.total_minor)",
     },
     Check {
         name: "refund-within-capture",
-        sentence: "never more goes back than came",
-        sql: "select format('order %s: captured %s, refunding %s', order_id, captured, refunding) from money_of_order
-              where refunding > captured",
+        sentence: "never more goes back of a capture than came with it, unless it was given at the provider",
+        sql: "select format('capture %s of order %s: captured %s, refunding %s', capture_id, order_id, captured, refunding)
+              from money_of_capture c
+              where refunding > captured and exists (
+                  select from refund r where r.payment_id = c.payment_id and r.capture_id = c.capture_id
+                  and r.kind <> 'mirrored' and r.state in ('requested', 'pending', 'completed'))",
+    },
+    Check {
+        name: "refunded-within-bought",
+        sentence: "no more units of a line are paid back than were bought",
+        sql: "select format('line %s of order %s: bought %s, paid back %s', b.line, b.order_id, b.bought, r.back)
+              from (
+                  select order_id, line, sum(quantity) as bought from reservation where line in (part, split_of)
+                  group by order_id, line
+              ) b join (
+                  select r.order_id, (u ->> 'line')::int as line, sum((u ->> 'quantity')::bigint) as back
+                  from refund r cross join lateral jsonb_array_elements(r.lines) u
+                  where r.kind = 'lines' and r.state in ('requested', 'pending', 'completed')
+                  group by r.order_id, (u ->> 'line')::int
+              ) r using (order_id, line)
+              where r.back > b.bought",
+    },
+    Check {
+        name: "shipping-refunded-once",
+        sentence: "no more is given back for sending than sending cost",
+        sql: "select format('order %s: sending %s, given back %s', o.id, o.shipping_minor, r.back)
+              from customer_order o join (
+                  select order_id, sum(amount_minor) as back from refund
+                  where kind = 'shipping' and state in ('requested', 'pending', 'completed') group by order_id
+              ) r on r.order_id = o.id
+              where r.back > o.shipping_minor",
+    },
+    Check {
+        name: "reserved-has-an-end",
+        sentence: "an order that is over lets go what was reserved for it",
+        sql: "select format('payment %s of order %s (%s)', p.id, o.id, o.status)
+              from payment p join customer_order o on o.id = p.order_id
+              where p.state = 'authorised' and o.status in ('expired', 'cancelling', 'cancelled') and not exists (
+                  select from task t where t.payment_id = p.id and t.kind = 'void' and t.state = 'open')",
+    },
+    Check {
+        name: "cancelling-goes-on",
+        sentence: "an order that is being undone waits for money that is on its way",
+        sql: "select format('order %s', o.id) from customer_order o where o.status = 'cancelling'
+              and not exists (select from task t where t.order_id = o.id and t.state = 'open')
+              and not exists (select from payment p where p.order_id = o.id and p.state = 'pending')
+              and not exists (select from refund r where r.order_id = o.id and r.state in ('requested', 'pending'))",
+    },
+    Check {
+        name: "disputed-is-held",
+        sentence: "a disputed order is held back, unless staff have released it",
+        sql: "select format('order %s', o.id) from customer_order o join payment p on p.order_id = o.id
+              where p.state = 'disputed' and o.status = 'confirmed' and o.hold_reason is null and not exists (
+                  select from order_event e where e.order_id = o.id and e.kind = 'released' and e.who = 'staff')",
     },
     Check {
         name: "task-stuck",
@@ -117,9 +239,10 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "capture-stuck",
-        sentence: "a payment that is being charged has a call under way",
+        sentence: "a payment that is being charged or reserved has a call under way",
         sql: "select format('payment %s of order %s', p.id, p.order_id) from payment p where p.state = 'capturing'
-              and not exists (select from task t where t.payment_id = p.id and t.kind = 'capture' and t.state = 'open')",
+              and not exists (select from task t where t.payment_id = p.id and t.state = 'open'
+                  and t.kind in ('capture', 'authorise', 'capture_authorised'))",
     },
     Check {
         name: "refund-stuck",
@@ -129,11 +252,14 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "webhook-unprocessed",
-        sentence: "a webhook of a known payment is dealt with within a minute",
+        sentence: "a webhook of a known payment or parcel is dealt with within a minute",
         sql: "select format('inbox %s (%s), received %s, %s attempts', i.id, i.event_type, i.received_at, i.attempts) from inbox i
-              where i.processed_at is null and i.received_at < $1 - interval '1 minute' and exists (
+              where i.processed_at is null and i.received_at < $1 - interval '1 minute' and (exists (
                   select from payment p where p.provider = i.provider and (
-                      p.provider_order_id = i.locator ->> 'provider_order_id'))",
+                      p.provider_order_id = i.locator ->> 'provider_order_id')) or exists (
+                  select from shipment s where s.service ->> 'provider' = i.provider
+                  and s.tracking_number = i.locator ->> 'tracking_number'
+                  and (i.locator ->> 'carrier' is null or s.carrier = i.locator ->> 'carrier')))",
     },
     Check {
         name: "idle-transaction",

@@ -3,6 +3,7 @@
 pub mod audit;
 pub(crate) mod entry;
 mod ids;
+pub(crate) mod inbox;
 pub(crate) mod load;
 pub mod read;
 pub(crate) mod write;

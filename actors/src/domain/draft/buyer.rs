@@ -11,51 +11,33 @@ impl Draft<'_> {
     /// # Errors
     /// [`Refusal::NotNow`] where nothing is to be paid, or too late, or too often.
     pub fn pay(&mut self, provider: &str) -> Result<PaymentId, Refusal> {
-        let refuse = |why| Err(Refusal::NotNow { status: self.order.status, why });
         if self.order.status != OrderStatus::AwaitingPayment {
-            return refuse("there is nothing to pay");
+            return Err(self.not_now("there is nothing to pay"));
         }
         if let Some(live) = self.order.payments.iter().find(|payment| payment.is_live()) {
             return Ok(live.id);
         }
         if !self.order.may_charge(self.at, self.policy) {
-            return refuse("its hold is about to end");
+            return Err(self.not_now("its hold is about to end"));
         }
         if self.order.payments.len() >= self.policy.attempts {
-            return refuse("it was attempted too often");
+            return Err(self.not_now("it was attempted too often"));
         }
         Ok(self.open_payment(provider))
     }
 
-    /// Calls an unpaid order off.
-    ///
-    /// # Errors
-    /// [`Refusal::NotNow`] once it is paid or over. A second cancel of a cancelled order is no error: the caller asks first.
-    pub fn cancel(&mut self) -> Result<(), Refusal> {
-        let refuse = |why| Err(Refusal::NotNow { status: self.order.status, why });
-        match self.order.status {
-            OrderStatus::AwaitingPayment => {}
-            OrderStatus::Confirmed => return refuse("it is paid; cancelling a paid order is not possible yet"),
-            OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
-                return refuse("there is nothing to cancel");
-            }
-        }
-        self.order.status = OrderStatus::Cancelled;
-        self.move_parts(PartState::Held, PartState::Released, Cause::Release);
-        self.event("cancelled", json!({}));
-        self.announce_no_more();
-        Ok(())
-    }
-
-    /// The deadline may have passed. A charge in flight does not stop it: its money, if it comes, is late money.
+    /// The deadline may have passed. A charge in flight does not stop it: its money, if it comes, is late money. What had come
+    /// of a total that was never reached goes back.
     pub fn fall_due(&mut self) {
         if self.order.status != OrderStatus::AwaitingPayment || self.at < self.order.deadline {
             return;
         }
         self.order.status = OrderStatus::Expired;
+        self.order.hold_ends_at = None;
         self.move_parts(PartState::Held, PartState::Expired, Cause::Expire);
         self.event("expired", json!({}));
         self.announce_no_more();
+        self.give_all_back("expired");
     }
 
     /// Announcements that the provider has not answered are given up: nobody has a page to approve them on.

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{Draft, patience};
 use crate::domain::{
-    Created, Payment, PaymentId, PaymentState, ProviderError, Refund, RefundState, Task, TaskId, TaskKind, TaskState,
-    printable,
+    About, Created, Fact, Payment, PaymentId, PaymentState, ProviderError, Refund, RefundState, Restock, Task, TaskId,
+    TaskKind, TaskState, printable,
 };
 
 impl Draft<'_> {
@@ -26,6 +26,36 @@ impl Draft<'_> {
         self.close_task(task_id, TaskState::Done, None);
     }
 
+    /// A call about money was answered with facts: they are taken in, and whatever they leave open of the call is closed.
+    /// Returns what stock they ask for, as [`Draft::learn`].
+    pub fn answered(&mut self, task_id: TaskId, facts: Vec<Fact>) -> Vec<Restock> {
+        let Some(task) = self.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return Vec::new() };
+        let Some(payment_id) = task.about.payment_id() else { return Vec::new() };
+        if let About::Refund(_, refund_id) = task.about {
+            self.bind_refund(refund_id, &facts);
+        }
+        let wishes = self.learn(payment_id, facts);
+        match (task.kind, task.about) {
+            (TaskKind::Refund, About::Refund(_, refund_id)) => self.refund_has_nothing_left(refund_id),
+            (TaskKind::Void, _) if self.is_reserved(payment_id) => {
+                self.retry_task(task_id, None, "it is still reserved");
+                return wishes;
+            }
+            (TaskKind::Capture | TaskKind::Authorise | TaskKind::CaptureAuthorised, _) => {
+                self.charge_answered(payment_id)
+            }
+            (TaskKind::CreatePayment | TaskKind::Refund | TaskKind::Void, _)
+            | (TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels, _) => {}
+        }
+        self.task_done(task_id);
+        wishes
+    }
+
+    fn is_reserved(&self, payment_id: PaymentId) -> bool {
+        let reserved = |payment: &Payment| payment.id == payment_id && payment.authorisation_left().is_some();
+        self.order.payments.iter().any(reserved)
+    }
+
     /// A call was not answered as it should be: it is tried again, or the attempt has come to nothing.
     pub fn task_failed(&mut self, task_id: TaskId, error: &ProviderError) {
         let Some(task) = self.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return };
@@ -42,7 +72,19 @@ impl Draft<'_> {
             ProviderError::Declined(why) | ProviderError::Dead(why) | ProviderError::Rejected(why)
                 if task.kind == TaskKind::Refund =>
             {
-                self.refund_refused(&task, &printable(why));
+                self.refused(&task, "refund_refused", &printable(why));
+                self.retry_task(task_id, Some(patience(task.attempts)), &error.to_string());
+            }
+            // so is what is reserved; what cannot be let go is gone, which the next look shows
+            ProviderError::Declined(why) | ProviderError::Dead(why) | ProviderError::Rejected(why)
+                if task.kind == TaskKind::Void =>
+            {
+                self.refused(&task, "void_refused", &printable(why));
+                self.retry_task(task_id, Some(patience(task.attempts)), &error.to_string());
+            }
+            // our own mistake must not undo an order
+            ProviderError::Rejected(why) if task.kind == TaskKind::CaptureAuthorised => {
+                self.refused(&task, "capture_refused", &printable(why));
                 self.retry_task(task_id, Some(patience(task.attempts)), &error.to_string());
             }
             ProviderError::Declined(why) => {
@@ -61,9 +103,10 @@ impl Draft<'_> {
     }
 
     /// Said once, so that the timeline tells it and does not fill with it.
-    pub(super) fn refund_refused(&mut self, task: &Task, why: &str) {
+    fn refused(&mut self, task: &Task, kind: &'static str, why: &str) {
         if task.attempts == 0 {
-            self.event("refund_refused", json!({ "refund_id": task.about.refund_id(), "why": why }));
+            let payment_id = task.about.payment_id();
+            self.event(kind, json!({ "payment_id": payment_id, "refund_id": task.about.refund_id(), "why": why }));
         }
     }
 
@@ -134,7 +177,8 @@ impl Draft<'_> {
             payment.checks += 1; // an engine that was away for an hour owes one check, not three
         }
         // a buyer may approve a declined attempt again; the undecided is asked about until it is decided
-        let undecided = refunding || payment.state == PaymentState::Pending;
+        let undecided = refunding
+            || matches!(payment.state, PaymentState::Pending | PaymentState::Authorised | PaymentState::Disputed);
         let open = payment.is_live() || payment.state == PaymentState::Declined;
         let next = payment.next_check();
         payment.check_at = (undecided || open && payment.is_scheduled()).then_some(next);

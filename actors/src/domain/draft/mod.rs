@@ -3,10 +3,14 @@
 //! A [`Draft`] is a copy of the order on which a decision is tried out. What it changes in the copy it also notes as rows;
 //! when the journal has committed the rows, the copy becomes the order. So deciding and replaying cannot differ.
 
+mod authorised;
 mod buyer;
 mod calls;
+mod cancel;
+mod disputes;
 mod money;
 mod parcels;
+mod refunds;
 mod returns;
 mod staff;
 
@@ -15,9 +19,11 @@ use std::ops::Range;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
+pub use authorised::Funds;
+
 use super::{
-    About, Money, Order, Part, PartState, Payment, PaymentId, PaymentState, Policy, Refund, RefundId, RefundState,
-    Task, TaskId, TaskKind, TaskState,
+    About, Money, Order, Part, PartState, Payment, PaymentId, PaymentState, Policy, Refund, Task, TaskId, TaskKind,
+    TaskState,
     change::{Cause, Changes, EventRow, OrderMove, PartMove, PartSplit, PaymentRow, RefundRow, TaskRow},
     printable,
 };
@@ -50,6 +56,8 @@ impl<'a> Draft<'a> {
     /// Ends it: the order as it will be, and the rows.
     #[must_use]
     pub fn finish(mut self) -> (Order, Changes) {
+        self.let_go();
+        self.end_cancel();
         let expected = self.order.version;
         self.order.version += 1;
         let moved = OrderMove {
@@ -58,6 +66,7 @@ impl<'a> Draft<'a> {
             status: self.order.status,
             hold_reason: self.order.hold_reason.clone(),
             deadline: self.order.deadline,
+            hold_ends_at: self.order.hold_ends_at,
         };
         self.changes.order = Some(moved);
         (self.order, self.changes)
@@ -81,16 +90,12 @@ impl<'a> Draft<'a> {
 
     // ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn capture(&mut self, payment_id: PaymentId) {
-        self.set_payment(payment_id, PaymentState::Capturing);
-        self.open_task(TaskKind::Capture, About::Payment(payment_id), TimeDelta::zero());
-    }
-
     fn open_payment(&mut self, provider: &str) -> PaymentId {
         let payment_id = PaymentId(self.next_id());
         let payment = Payment {
             id: payment_id,
             provider: provider.to_owned(),
+            intent: self.policy.intent,
             state: PaymentState::Created,
             announced: None,
             created_at: self.at,
@@ -105,49 +110,19 @@ impl<'a> Draft<'a> {
         payment_id
     }
 
-    /// Gives (part of) a capture back, never more than is left of what was captured.
-    fn refund(&mut self, payment_id: PaymentId, capture_id: String, amount: Money, reason: &str) {
-        self.refund_after(payment_id, capture_id, amount, reason, TimeDelta::zero());
-    }
-
-    fn refund_after(
-        &mut self,
-        payment_id: PaymentId,
-        capture_id: String,
-        amount: Money,
-        reason: &str,
-        pause: TimeDelta,
-    ) {
-        let left = self.order.captured_minor() - self.order.refunding_minor();
-        let minor = amount.minor.min(left);
-        if minor <= 0 {
-            return;
-        }
-        let refund = Refund {
-            id: RefundId(self.next_id()),
-            payment_id,
-            capture_id,
-            amount: Money { minor, ..amount },
-            reason: reason.to_owned(),
-            state: RefundState::Requested,
-            provider_refund_id: None,
-        };
-        self.order.refunds.push(refund.clone());
-        self.note_refund(&refund);
-        self.open_task(TaskKind::Refund, About::Refund(payment_id, refund.id), pause);
-        // the provider is asked about it until it is done
-        let unasked = self.payment_mut(payment_id).is_some_and(|payment| payment.check_at.is_none());
-        if unasked {
-            self.set_check(payment_id, self.at + TimeDelta::days(1));
-        }
-        self.event("refund_requested", json!({ "refund_id": refund.id, "amount": refund.amount, "reason": reason }));
-    }
-
     fn open_task(&mut self, kind: TaskKind, about: About, pause: TimeDelta) {
-        let due_at = self.at + pause;
-        let task = Task { id: TaskId(self.next_id()), about, kind, attempts: 0, due_at };
+        self.open_task_for(kind, about, None, pause);
+    }
+
+    fn open_task_for(&mut self, kind: TaskKind, about: About, amount: Option<Money>, pause: TimeDelta) {
+        let (due_at, created_at) = (self.at + pause, self.at);
+        let task = Task { id: TaskId(self.next_id()), about, kind, amount, attempts: 0, due_at, created_at };
         self.note_task(&task, TaskState::Open, None);
         self.order.tasks.push(task);
+    }
+
+    fn has_task(&self, kind: TaskKind, payment_id: PaymentId) -> bool {
+        self.order.tasks.iter().any(|task| task.kind == kind && task.about.payment_id() == Some(payment_id))
     }
 
     fn retry_task(&mut self, task_id: TaskId, pause: Option<TimeDelta>, error: &str) {
@@ -242,6 +217,7 @@ impl<'a> Draft<'a> {
             id: payment_id,
             order_id,
             provider: payment.provider.clone(),
+            intent: payment.intent,
             announced: payment.announced.clone(),
             state: payment.state,
             check_at: payment.check_at,
@@ -257,9 +233,12 @@ impl<'a> Draft<'a> {
             payment_id: refund.payment_id,
             capture_id: refund.capture_id.clone(),
             amount: refund.amount,
+            kind: refund.kind,
+            lines: refund.lines.clone(),
             reason: refund.reason.clone(),
             state: refund.state,
             provider_refund_id: refund.provider_refund_id.clone(),
+            command_id: refund.command_id,
         });
     }
 
@@ -270,6 +249,7 @@ impl<'a> Draft<'a> {
             order_id: self.order.id,
             about: task.about,
             kind: task.kind,
+            amount: task.amount,
             state,
             attempts: task.attempts,
             due_at: task.due_at,

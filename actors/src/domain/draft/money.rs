@@ -2,14 +2,10 @@
 
 use serde_json::json;
 
-use super::{Draft, patience};
+use super::Draft;
 use crate::domain::{
-    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Refund, RefundId,
-    RefundState, Restock, change::Cause,
+    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, change::Cause,
 };
-
-/// The reason of a refund that was made at the provider and is mirrored here.
-const MADE_AT_PROVIDER: &str = "made_at_provider";
 
 impl Draft<'_> {
     /// Takes a provider's facts in; says what stock they ask for. The caller tries to hold it and reports with
@@ -30,7 +26,12 @@ impl Draft<'_> {
                 self.event("payment_mismatch", json!({ "payment_id": payment_id, "charged": false }));
                 None
             }
+            PaymentEvent::Authorised { amount, ours } => self.authorised(payment_id, amount, ours),
             PaymentEvent::Captured { capture_id, amount, ours } => self.captured(payment_id, capture_id, amount, ours),
+            PaymentEvent::AuthorisationEnded => {
+                self.authorisation_ended(payment_id);
+                None
+            }
             PaymentEvent::Pending => {
                 self.pending(payment_id);
                 None
@@ -41,6 +42,22 @@ impl Draft<'_> {
             }
             PaymentEvent::Dead => {
                 self.dead(payment_id, "given up by the provider");
+                None
+            }
+            PaymentEvent::Reversed { capture_id } => {
+                self.reversed(payment_id, &capture_id);
+                None
+            }
+            PaymentEvent::Restored { capture_id } => {
+                self.restored(payment_id, &capture_id);
+                None
+            }
+            PaymentEvent::Disputed { .. } => {
+                self.disputed(payment_id);
+                None
+            }
+            PaymentEvent::DisputeEnded { lost, .. } => {
+                self.dispute_ended(payment_id, lost);
                 None
             }
             PaymentEvent::Refund { provider_refund_id, capture_id, amount, state } => {
@@ -58,7 +75,7 @@ impl Draft<'_> {
             // another attempt is being charged: this one waits for how that ends
             OrderStatus::AwaitingPayment if self.is_charging() => None,
             OrderStatus::AwaitingPayment if self.order.may_charge(self.at, self.policy) => {
-                self.capture(payment_id);
+                self.take(payment_id);
                 None
             }
             // in the last moments of a hold: falls due first, and then asks for stock again
@@ -81,54 +98,69 @@ impl Draft<'_> {
     pub(super) fn charge_next(&mut self) {
         let next = self.order.payments.iter().find(|payment| payment.state == PaymentState::Approved);
         let next = next.map(|payment| payment.id);
-        if let Some(payment_id) = next.filter(|_| !self.is_charging() && self.order.may_charge(self.at, self.policy)) {
-            self.capture(payment_id);
+        let Some(payment_id) = next.filter(|_| !self.is_charging()) else { return };
+        if self.order.may_charge(self.at, self.policy) {
+            self.take(payment_id);
+        } else {
+            let at = self.at;
+            self.set_check(payment_id, at); // its hold is over: it asks for stock again
         }
     }
 
     /// Money arrived. It ends as a confirmed order or as a refund.
-    pub(super) fn captured(
+    fn captured(
         &mut self,
         payment_id: PaymentId,
         capture_id: String,
         amount: Option<Money>,
         ours: bool,
     ) -> Option<Restock> {
-        self.set_payment(payment_id, PaymentState::Captured);
+        self.set_state_by_captures(payment_id);
         let told = amount.map_or_else(|| json!(null), |amount| json!(amount));
         self.event("payment_captured", json!({ "payment_id": payment_id, "amount": told }));
         let Some(amount) = amount else {
-            self.event(
-                "needs_review",
-                json!({ "payment_id": payment_id, "why": "money in a currency that cannot be read" }),
-            );
+            let why = "money in a currency that cannot be read";
+            self.event("needs_review", json!({ "payment_id": payment_id, "why": why }));
             return None;
         };
-        if amount != self.order.total || !ours {
-            self.refund(payment_id, capture_id, amount, "mismatch");
+        let total = self.order.total;
+        if amount.currency != total.currency || amount.minor > total.minor || !ours {
+            self.refund(payment_id, &capture_id, amount, "mismatch");
             return None;
         }
         match self.order.status {
-            // (part of) it may have gone back before anybody told us that it came
-            OrderStatus::AwaitingPayment
-                if self.order.captured_minor() - self.order.refunding_minor() < amount.minor =>
-            {
-                self.refund(payment_id, capture_id, amount, "mismatch");
-                None
+            OrderStatus::AwaitingPayment => self.part_or_all(payment_id, &capture_id, amount),
+            OrderStatus::Expired if amount == total => {
+                return Some(Restock::LateMoney { payment_id, capture_id, amount });
             }
-            OrderStatus::AwaitingPayment => {
-                self.confirm();
-                None
-            }
-            OrderStatus::Expired => Some(Restock::LateMoney { payment_id, capture_id, amount }),
+            OrderStatus::Expired => self.refund(payment_id, &capture_id, amount, "expired"),
             OrderStatus::Confirmed | OrderStatus::Completed => {
-                self.refund(payment_id, capture_id, amount, "overpaid");
-                None
+                let captures = self.order.captures();
+                let capture = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id)?;
+                self.refund_surplus(capture, "overpaid");
             }
             OrderStatus::Cancelling | OrderStatus::Cancelled => {
-                self.refund(payment_id, capture_id, amount, "cancelled");
-                None
+                self.refund(payment_id, &capture_id, amount, "cancelled");
             }
+        }
+        None
+    }
+
+    /// The total is here, or part of it: several parts that together reach the total are as good as the whole.
+    fn part_or_all(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money) {
+        let captures = self.order.captures();
+        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
+            return;
+        };
+        if self.order.left_of(capture) < amount.minor {
+            // (part of) it went back before anybody told us that it came
+            self.refund(payment_id, capture_id, amount, "mismatch");
+        } else if self.order.kept_minor() >= self.order.total.minor {
+            self.confirm();
+            self.refund_surplus(capture, "overpaid");
+        } else {
+            let kept = Money::new(self.order.kept_minor(), amount.currency);
+            self.event("partially_paid", json!({ "paid": kept, "hold_expires_at": self.order.deadline }));
         }
     }
 
@@ -137,20 +169,25 @@ impl Draft<'_> {
     /// Returns the parts that the caller must write with the holds it has got; none where stock is gone.
     pub fn restocked(&mut self, wish: &Restock, held: bool) -> Vec<Part> {
         match (wish, held) {
-            (Restock::LateMoney { .. }, true) => {
+            (Restock::LateMoney { .. } | Restock::LateAuthorisation { .. }, true) => {
                 self.order.status = OrderStatus::Confirmed;
                 self.event("confirmed", json!({ "late": true }));
                 self.fresh_parts(PartState::Committed)
             }
             (Restock::LateMoney { payment_id, capture_id, amount }, false) => {
-                self.refund(*payment_id, capture_id.clone(), *amount, "out_of_stock");
+                self.refund(*payment_id, capture_id, *amount, "out_of_stock");
+                Vec::new()
+            }
+            (Restock::LateAuthorisation { payment_id }, false) => {
+                self.set_payment(*payment_id, PaymentState::Failed); // and what is reserved is let go
+                self.event("approved_too_late", json!({ "payment_id": payment_id, "charged": false }));
                 Vec::new()
             }
             (Restock::LateApproval { payment_id }, true) => {
                 self.order.status = OrderStatus::AwaitingPayment;
                 self.order.deadline = self.at + self.policy.hold;
                 self.event("reopened", json!({ "hold_expires_at": self.order.deadline }));
-                self.capture(*payment_id);
+                self.take(*payment_id);
                 self.fresh_parts(PartState::Held)
             }
             (Restock::LateApproval { payment_id }, false) => {
@@ -165,10 +202,12 @@ impl Draft<'_> {
     #[must_use]
     pub fn is_paid_for(&self, wish: &Restock) -> bool {
         match wish {
-            Restock::LateMoney { .. } => {
-                self.order.captured_minor() - self.order.refunding_minor() >= self.order.total.minor
+            Restock::LateMoney { payment_id, capture_id, amount } => {
+                let captures = self.order.captures();
+                let mut late = captures.iter().filter(|c| c.payment_id == *payment_id && c.capture_id == *capture_id);
+                late.any(|capture| self.order.left_of(capture) >= amount.minor)
             }
-            Restock::LateApproval { .. } => true,
+            Restock::LateApproval { .. } | Restock::LateAuthorisation { .. } => true,
         }
     }
 
@@ -177,8 +216,9 @@ impl Draft<'_> {
         let reason = if self.order.status == OrderStatus::Expired { "mismatch" } else { "overpaid" };
         match wish {
             Restock::LateMoney { payment_id, capture_id, amount } => {
-                self.refund(*payment_id, capture_id.clone(), *amount, reason);
+                self.refund(*payment_id, capture_id, *amount, reason);
             }
+            Restock::LateAuthorisation { payment_id } => self.set_payment(*payment_id, PaymentState::Failed),
             Restock::LateApproval { .. } => {}
         }
     }
@@ -193,23 +233,28 @@ impl Draft<'_> {
 
     pub(super) fn confirm(&mut self) {
         self.order.status = OrderStatus::Confirmed;
+        self.order.hold_ends_at = None;
         self.move_parts(PartState::Held, PartState::Committed, Cause::Commit);
         self.event("confirmed", json!({}));
     }
 
     /// The provider is undecided: the lines stay kept for as long as the shop's policy says.
-    pub(super) fn pending(&mut self, payment_id: PaymentId) {
+    fn pending(&mut self, payment_id: PaymentId) {
         self.set_payment(payment_id, PaymentState::Pending);
         if self.order.status == OrderStatus::AwaitingPayment {
-            self.order.deadline = self.order.deadline.max(self.at + self.policy.pending_hold);
+            let own_end = self.order.deadline;
+            self.order.hold_ends_at.get_or_insert(own_end);
+            self.order.deadline = own_end.max(self.at + self.policy.pending_hold);
         }
         self.event("payment_pending", json!({ "payment_id": payment_id, "hold_expires_at": self.order.deadline }));
     }
 
     pub(super) fn declined(&mut self, payment_id: PaymentId, why: &str) {
-        self.set_payment(payment_id, PaymentState::Declined);
+        // an order that was confirmed on what is reserved has nothing else to wait for
+        let relied_on = self.order.status == OrderStatus::Confirmed && !self.order.is_paid();
+        self.set_payment(payment_id, if relied_on { PaymentState::Failed } else { PaymentState::Declined });
         self.event("payment_declined", json!({ "payment_id": payment_id, "why": why }));
-        self.charge_next();
+        self.came_to_nothing();
     }
 
     pub(super) fn dead(&mut self, payment_id: PaymentId, why: &str) {
@@ -217,60 +262,20 @@ impl Draft<'_> {
         if open {
             self.set_payment(payment_id, PaymentState::Failed);
             self.event("payment_failed", json!({ "payment_id": payment_id, "why": why }));
-            self.charge_next();
+            self.came_to_nothing();
         }
     }
 
-    pub(super) fn refund_news(
-        &mut self,
-        payment_id: PaymentId,
-        provider_refund_id: String,
-        capture_id: Option<String>,
-        amount: Option<Money>,
-        state: RefundState,
-    ) {
-        let known = |refund: &&mut Refund| {
-            refund.provider_refund_id.as_deref() == Some(provider_refund_id.as_str())
-                || refund.provider_refund_id.is_none()
-                    && refund.payment_id == payment_id
-                    && Some(refund.amount) == amount
-        };
-        let refund = match self.order.refunds.iter_mut().find(known) {
-            Some(refund) if refund.state == RefundState::Completed => return,
-            Some(refund) => refund,
-            None => {
-                // made at the provider: mirrored, so that the sums are the provider's
-                let (Some(capture_id), Some(amount)) = (capture_id, amount) else { return };
-                let Some(id) = self.ids.next() else { return };
-                let reason = MADE_AT_PROVIDER.to_owned();
-                let state = RefundState::Requested;
-                self.order.refunds.push(Refund {
-                    id: RefundId(id),
-                    payment_id,
-                    capture_id,
-                    amount,
-                    reason,
-                    state,
-                    provider_refund_id: None,
-                });
-                let Some(refund) = self.order.refunds.last_mut() else { return };
-                refund
-            }
-        };
-        refund.state = state;
-        refund.provider_refund_id = Some(provider_refund_id);
-        let told = refund.clone();
-        self.note_refund(&told);
-        let kind = match state {
-            RefundState::Completed => "refunded",
-            RefundState::Requested | RefundState::Pending => "refund_pending",
-            RefundState::Failed | RefundState::Cancelled => "refund_failed",
-        };
-        self.event(kind, json!({ "refund_id": told.id, "amount": told.amount, "reason": told.reason }));
-        let ours = told.reason != MADE_AT_PROVIDER;
-        if ours && !told.is_live() {
-            // it failed after it had been taken: the money is owed again
-            self.refund_after(told.payment_id, told.capture_id, told.amount, &told.reason, patience(0));
+    /// An attempt has ended without money: the hold has its own end again, which may be past; another attempt has its turn;
+    /// and an order that was confirmed on this money is undone.
+    fn came_to_nothing(&mut self) {
+        let pending = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
+        if let Some(own_end) = self.order.hold_ends_at.filter(|_| !pending) {
+            self.order.hold_ends_at = None;
+            self.order.deadline = own_end;
+            self.fall_due();
         }
+        self.charge_next();
+        self.without_money("payment_failed");
     }
 }

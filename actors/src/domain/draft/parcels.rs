@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Draft, patience};
 use crate::domain::{
-    About, Label, LabelStatus, OrderStatus, Packing, PartState, ProviderError, Refusal, Return, ReturnId, ReturnLine,
-    ReturnState, Service, Shipment, ShipmentEvent, ShipmentId, ShipmentLine, ShipmentState, Task, TaskId, TaskKind,
-    TaskState, Tracking, TrackingStatus, Units, Void,
+    About, Funds, Label, LabelStatus, OrderStatus, Packing, PartState, ProviderError, Refusal, Return, ReturnId,
+    ReturnLine, ReturnState, Service, Shipment, ShipmentEvent, ShipmentId, ShipmentLine, ShipmentState, Task, TaskId,
+    TaskKind, TaskState, Tracking, TrackingStatus, Units, Void,
     change::{Cause, ReturnRow, ShipmentRow},
     printable,
 };
@@ -23,6 +23,9 @@ impl Draft<'_> {
     /// Packs units that are sold and in no shipment yet, and has the label bought once nothing stands in its way.
     pub(super) fn pack(&mut self, wish: &Packing) -> Result<i64, Refusal> {
         self.may_ship()?;
+        if self.money_for_goods() == Funds::Gone {
+            return Err(self.not_now("there is no money for it"));
+        }
         let lines = self.to_pack(wish.lines.as_deref())?;
         let id = ShipmentId(self.next_id());
         self.order.shipments.push(Shipment {
@@ -71,10 +74,11 @@ impl Draft<'_> {
     }
 
     fn to_pack(&self, wanted: Option<&[Units]>) -> Result<Vec<ShipmentLine>, Refusal> {
+        let wanted = wanted.map(|wanted| self.merged(wanted)).transpose()?;
         let mut packed = Vec::new();
         for part in self.order.lines() {
             let unpacked = self.order.unpacked(part.line);
-            let quantity = wanted.map_or(unpacked, |wanted| units_of(wanted, part.line));
+            let quantity = wanted.as_ref().map_or(unpacked, |wanted| units_of(wanted, part.line));
             if quantity > unpacked {
                 return Err(self.not_now("a line has fewer units that are in no shipment yet"));
             }
@@ -82,12 +86,7 @@ impl Draft<'_> {
                 packed.push(ShipmentLine { line: part.line, sku_id: part.sku_id, quantity });
             }
         }
-        let known = |units: &Units| self.order.lines().any(|part| part.line == units.line);
-        match wanted {
-            Some(wanted) if !wanted.iter().all(known) => Err(Refusal::NotFound("line")),
-            _ if packed.is_empty() => Err(self.not_now("everything is in a shipment already")),
-            _ => Ok(packed),
-        }
+        if packed.is_empty() { Err(self.not_now("everything is in a shipment already")) } else { Ok(packed) }
     }
 
     /// The label that the carrier did not give is asked for again.
@@ -109,7 +108,7 @@ impl Draft<'_> {
             | ShipmentState::LabelFailed
             | ShipmentState::Labelled
             | ShipmentState::VoidRejected => {
-                self.undo(shipment_id, "called off");
+                self.give_up(shipment_id, "called off");
                 Ok(())
             }
             ShipmentState::InTransit
@@ -120,7 +119,7 @@ impl Draft<'_> {
     }
 
     /// Gives a shipment up that has not left: at once where there is no label, else when the carrier has decided.
-    pub(super) fn undo(&mut self, shipment_id: ShipmentId, why: &str) {
+    fn give_up(&mut self, shipment_id: ShipmentId, why: &str) {
         let Ok(shipment) = self.shipment(shipment_id) else { return };
         if shipment.label_id.is_some() {
             if self.advance(shipment_id, ShipmentEvent::VoidWanted) {
@@ -130,6 +129,33 @@ impl Draft<'_> {
         } else if self.advance(shipment_id, ShipmentEvent::Dropped) {
             self.parcel_event(shipment_id, "shipment_dropped", json!({ "why": why }));
         }
+    }
+
+    /// An order that is called off gives up every shipment that has not left.
+    pub(super) fn call_off_shipments(&mut self, why: &str) {
+        for shipment_id in self.shipments_in(Shipment::is_packed) {
+            self.give_up(shipment_id, why);
+        }
+    }
+
+    /// Makes units free that are to be called off, out of shipments that have no label.
+    pub(super) fn unpack(&mut self, wanted: &[Units]) {
+        for units in wanted {
+            let free = |shipment: &Shipment| {
+                shipment.units(units.line) > 0
+                    && shipment.label_id.is_none()
+                    && shipment.state.after(ShipmentEvent::Dropped).is_some()
+            };
+            for shipment_id in self.shipments_in(free) {
+                if self.order.unpacked(units.line) < units.quantity {
+                    self.give_up(shipment_id, "units of it are called off");
+                }
+            }
+        }
+    }
+
+    fn shipments_in(&self, which: impl Fn(&Shipment) -> bool) -> Vec<ShipmentId> {
+        self.order.shipments.iter().filter(|shipment| which(shipment)).map(|shipment| shipment.id).collect()
     }
 
     /// The parcel was handed over.
@@ -471,6 +497,7 @@ impl Draft<'_> {
             state: ReturnState::InTransit,
             lines,
             note: None,
+            refund_command: None,
             shipment_id: Some(shipment_id),
             created_at: self.at,
         });
@@ -494,9 +521,14 @@ impl Draft<'_> {
     /// What follows for the goods from whatever was decided: drafts whose way is free go on, and an order whose goods are
     /// all with the buyer is complete.
     pub fn follow_up(&mut self) {
-        let drafts = self.order.shipments.iter().filter(|shipment| shipment.state == ShipmentState::Draft);
-        let drafts: Vec<ShipmentId> = drafts.map(|shipment| shipment.id).collect();
-        for shipment_id in drafts {
+        if self.order.status == OrderStatus::Cancelling {
+            // a label that was being bought when the order was called off; one that is kept by its carrier stays
+            for shipment_id in self.shipments_in(|own| own.is_packed() && own.state != ShipmentState::VoidRejected) {
+                self.give_up(shipment_id, "the order is called off");
+            }
+            self.go_on_with_cancel();
+        }
+        for shipment_id in self.shipments_in(|shipment| shipment.state == ShipmentState::Draft) {
             self.go_on_with(shipment_id);
         }
         if self.order.status == OrderStatus::Confirmed && self.order.is_served() {
@@ -509,7 +541,11 @@ impl Draft<'_> {
         if self.order.hold_reason.is_some() {
             return self.wait_for(shipment_id, "the order is held back");
         }
-        self.change_waits(shipment_id, None);
+        match self.money_for_goods() {
+            Funds::Here => self.change_waits(shipment_id, None),
+            Funds::OnItsWay => return self.wait_for(shipment_id, "the money is being taken"),
+            Funds::Gone => return self.give_up(shipment_id, "there is no money for it"),
+        }
         let Ok(shipment) = self.shipment(shipment_id) else { return };
         if shipment.service.is_manual() {
             self.advance(shipment_id, ShipmentEvent::NoLabelNeeded);

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Draft, parcels::units_of};
 use crate::domain::{
-    Inspected, OrderStatus, PartState, Refusal, Return, ReturnId, ReturnLine, ReturnState, ReturnStep, Units, Wanted,
-    change::Cause,
+    Inspected, Invalid, OrderStatus, PartState, RefundWish, Refusal, Return, ReturnId, ReturnLine, ReturnState,
+    ReturnStep, Units, Wanted, change::Cause,
 };
 
 impl Draft<'_> {
@@ -24,6 +24,7 @@ impl Draft<'_> {
             state: ReturnState::Requested,
             lines,
             note: note.map(str::to_owned),
+            refund_command: None,
             shipment_id: None,
             created_at: self.at,
         });
@@ -33,15 +34,15 @@ impl Draft<'_> {
     }
 
     fn to_return(&self, wanted: &[Wanted]) -> Result<Vec<ReturnLine>, Refusal> {
+        self.merged(&wanted.iter().map(|wish| wish.units).collect::<Vec<_>>())?;
         let mut lines: Vec<ReturnLine> = Vec::new();
         for wish in wanted {
-            let sold = self.order.lines().find(|part| part.line == wish.units.line);
-            let sku_id = sold.ok_or(Refusal::NotFound("line"))?.sku_id;
+            let Some(sold) = self.order.lines().find(|part| part.line == wish.units.line) else { continue };
             match lines.iter_mut().find(|line| line.line == wish.units.line) {
                 Some(line) => line.quantity += wish.units.quantity,
                 None => lines.push(ReturnLine {
                     line: wish.units.line,
-                    sku_id,
+                    sku_id: sold.sku_id,
                     quantity: wish.units.quantity,
                     reason: wish.reason.clone(),
                     received: 0,
@@ -85,6 +86,7 @@ impl Draft<'_> {
         if !self.goods(return_id)?.is_awaited() {
             return Err(self.not_now("nothing of this return is awaited"));
         }
+        let arrived = &self.merged(arrived)?;
         let mut lines = self.goods(return_id)?.lines.clone();
         if arrived.iter().any(|units| !lines.iter().any(|line| line.line == units.line)) {
             return Err(Refusal::NotFound("line"));
@@ -110,6 +112,9 @@ impl Draft<'_> {
         let mut lines = self.goods(return_id)?.lines.clone();
         if verdicts.iter().any(|verdict| !lines.iter().any(|line| line.line == verdict.line)) {
             return Err(Refusal::NotFound("line"));
+        }
+        if verdicts.iter().any(|verdict| verdict.restock.min(verdict.quarantine).min(verdict.scrap) < 0) {
+            return Err(Invalid::new("lines", "has a quantity below none").into());
         }
         for line in &mut lines {
             for verdict in verdicts.iter().filter(|verdict| verdict.line == line.line) {
@@ -152,8 +157,21 @@ impl Draft<'_> {
 
     /// What arrived is paid back, linked to the return.
     fn refund_return(&mut self, return_id: ReturnId) -> Result<(), Refusal> {
-        let _ = self.goods(return_id)?;
-        Err(self.not_now("refunds of lines are not possible yet"))
+        let goods = self.goods(return_id)?;
+        if goods.refund_command.is_some() {
+            return Err(self.not_now("it is paid back already"));
+        }
+        let arrived = goods.lines.iter().map(|line| Units { line: line.line, quantity: line.received });
+        let arrived: Vec<Units> = arrived.filter(|units| units.quantity > 0).collect();
+        if arrived.is_empty() {
+            return Err(self.not_now("nothing of it arrived"));
+        }
+        let command_id = self.refund_by_wish(&RefundWish::Lines(arrived), "returned")?;
+        if let Some(goods) = self.order.returns.iter_mut().find(|goods| goods.id == return_id) {
+            goods.refund_command = Some(command_id);
+        }
+        self.note_return(return_id);
+        Ok(())
     }
 
     // ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────

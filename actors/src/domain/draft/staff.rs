@@ -14,6 +14,8 @@ impl Draft<'_> {
         let made = match command {
             Command::Hold { reason } => self.hold(reason).map(|()| None),
             Command::Release => self.release().map(|()| None),
+            Command::Refund { what, reason } => self.refund_by_wish(what, reason).map(Some),
+            Command::Cancel { lines, reason } => self.cancel_lines(lines.as_deref(), reason).map(|()| None),
             Command::Note { text } => {
                 self.event("note", json!({ "text": text }));
                 Ok(None)

@@ -5,7 +5,7 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 use super::{odd, parcels, word};
 use crate::domain::{
     About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, OrderStatus, Part, Payment, PaymentId,
-    Refund, RefundId, Return, Shipment, ShipmentId, Task, TaskId,
+    Refund, RefundId, Return, Shipment, ShipmentId, Task, TaskId, Units,
 };
 
 /// An order with all that decisions about it need.
@@ -14,7 +14,8 @@ use crate::domain::{
 /// changes nothing and loads again.
 pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Order>, sqlx::Error> {
     let Some(row) = sqlx::query(
-        "select version, status::text, hold_reason, email, address, currency, total_minor, shipping_minor, deadline, created_at,
+        "select version, status::text, hold_reason, email, address, currency, total_minor, shipping_minor, deadline,
+             hold_ends_at, created_at,
              (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event
          from customer_order o where id = $1",
     )
@@ -34,6 +35,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         status,
         hold_reason: row.try_get("hold_reason")?,
         deadline: row.try_get("deadline")?,
+        hold_ends_at: row.try_get("hold_ends_at")?,
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
         shipping_minor: row.try_get("shipping_minor")?,
@@ -42,7 +44,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         parts: parts(pool, order_id).await?,
         payments: payments(pool, order_id).await?,
         refunds: refunds(pool, order_id).await?,
-        tasks: tasks(pool, order_id).await?,
+        tasks: tasks(pool, order_id, currency).await?,
         shipments,
         returns,
     };
@@ -87,7 +89,7 @@ async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Erro
 
 async fn payments(pool: &PgPool, order_id: OrderId) -> Result<Vec<Payment>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, provider, provider_order_id, approve_url, state::text, check_at, checks, created_at
+        "select id, provider, intent, provider_order_id, approve_url, state::text, check_at, checks, created_at
          from payment where order_id = $1 order by id",
     )
     .bind(order_id)
@@ -103,6 +105,7 @@ async fn payments(pool: &PgPool, order_id: OrderId) -> Result<Vec<Payment>, sqlx
         payments.push(Payment {
             id,
             provider: row.try_get("provider")?,
+            intent: word(row, "intent")?,
             state: word(row, "state")?,
             announced,
             created_at: row.try_get("created_at")?,
@@ -143,7 +146,8 @@ async fn facts(pool: &PgPool, payment_id: PaymentId) -> Result<Vec<Fact>, sqlx::
 
 async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, payment_id, capture_id, amount_minor, currency, reason, state::text, provider_refund_id
+        "select id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state::text, provider_refund_id,
+             command_id
          from refund where order_id = $1 order by id",
     )
     .bind(order_id)
@@ -155,17 +159,20 @@ async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::
             payment_id: row.try_get("payment_id")?,
             capture_id: row.try_get("capture_id")?,
             amount: Money::new(row.try_get("amount_minor")?, word(row, "currency")?),
+            kind: word(row, "kind")?,
+            lines: row.try_get::<sqlx::types::Json<Vec<Units>>, _>("lines")?.0,
             reason: row.try_get("reason")?,
             state: word(row, "state")?,
             provider_refund_id: row.try_get("provider_refund_id")?,
+            command_id: row.try_get("command_id")?,
         })
     };
     rows.iter().map(read).collect()
 }
 
-async fn tasks(pool: &PgPool, order_id: OrderId) -> Result<Vec<Task>, sqlx::Error> {
+async fn tasks(pool: &PgPool, order_id: OrderId, currency: Currency) -> Result<Vec<Task>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, payment_id, refund_id, shipment_id, kind::text, attempts, due_at from task
+        "select id, payment_id, refund_id, shipment_id, kind::text, amount_minor, attempts, due_at, created_at from task
          where order_id = $1 and state = 'open' order by id",
     )
     .bind(order_id)
@@ -176,8 +183,10 @@ async fn tasks(pool: &PgPool, order_id: OrderId) -> Result<Vec<Task>, sqlx::Erro
             id: row.try_get::<TaskId, _>("id")?,
             about: about(row)?,
             kind: word(row, "kind")?,
+            amount: row.try_get::<Option<i64>, _>("amount_minor")?.map(|minor| Money::new(minor, currency)),
             attempts: row.try_get("attempts")?,
             due_at: row.try_get("due_at")?,
+            created_at: row.try_get("created_at")?,
         })
     };
     rows.iter().map(read).collect()

@@ -98,7 +98,7 @@ async fn tracking(pool: &PgPool, shipment_id: ShipmentId) -> Result<Vec<Tracking
 /// An order's returns, oldest first.
 pub(crate) async fn returns(pool: &PgPool, order_id: OrderId) -> Result<Vec<Return>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, state::text, note, shipment_id, created_at from goods_return where order_id = $1 order by id",
+        "select id, state::text, note, shipment_id, created_at, refund_command from goods_return where order_id = $1 order by id",
     )
     .bind(order_id)
     .fetch_all(pool)
@@ -111,6 +111,7 @@ pub(crate) async fn returns(pool: &PgPool, order_id: OrderId) -> Result<Vec<Retu
             state: word(row, "state")?,
             lines: return_lines(pool, id).await?,
             note: row.try_get("note")?,
+            refund_command: row.try_get("refund_command")?,
             shipment_id: row.try_get("shipment_id")?,
             created_at: row.try_get("created_at")?,
         });

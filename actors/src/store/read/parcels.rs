@@ -6,8 +6,8 @@ use sqlx::PgPool;
 
 use super::load;
 use crate::domain::{
-    Money, OrderId, Return, ReturnId, ReturnLine, ReturnState, Service, Shipment, ShipmentId, ShipmentLine,
-    ShipmentState, SkuId, TrackingStatus,
+    Money, OrderId, Refund, RefundId, Return, ReturnId, ReturnLine, ReturnState, Service, Shipment, ShipmentId,
+    ShipmentLine, ShipmentState, SkuId, TrackingStatus,
 };
 
 /// A shipment.
@@ -113,6 +113,8 @@ pub struct ReturnView {
     pub status: ReturnState,
     /// What is to come back, and what became of it.
     pub lines: Vec<ReturnLine>,
+    /// What pays it back.
+    pub refund_ids: Vec<RefundId>,
     /// What the asker said.
     pub note: Option<String>,
     /// The parcel that the carrier brings back, where nobody asked for it.
@@ -122,8 +124,11 @@ pub struct ReturnView {
 }
 
 impl ReturnView {
-    fn of(order_id: OrderId, goods: Return) -> Self {
+    fn of(order_id: OrderId, goods: Return, refunds: &[Refund]) -> Self {
+        let paid_back = |refund: &&Refund| refund.command_id.is_some() && refund.command_id == goods.refund_command;
+        let refund_ids = refunds.iter().filter(paid_back).map(|refund| refund.id).collect();
         Self {
+            refund_ids,
             return_id: goods.id,
             order_id,
             status: goods.state,
@@ -150,5 +155,5 @@ pub async fn shipments(pool: &PgPool, order_id: OrderId) -> Result<Option<Vec<Sh
 /// Where Postgres cannot be asked.
 pub async fn returns(pool: &PgPool, order_id: OrderId) -> Result<Option<Vec<ReturnView>>, sqlx::Error> {
     let Some(order) = load::order(pool, order_id).await? else { return Ok(None) };
-    Ok(Some(order.returns.into_iter().map(|goods| ReturnView::of(order_id, goods)).collect()))
+    Ok(Some(order.returns.into_iter().map(|goods| ReturnView::of(order_id, goods, &order.refunds)).collect()))
 }

@@ -12,11 +12,14 @@ pub(super) async fn tasks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     }
     sqlx::query(
         "insert into task
-             (id, order_id, payment_id, refund_id, shipment_id, kind, state, attempts, due_at, last_error, created_at)
-         select id, order_id, payment_id, refund_id, shipment_id, kind::task_kind, state::task_state, attempts, due_at, last_error, at
-         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::int[],
-             $9::timestamptz[], $10::text[], $11::timestamptz[])
-             as w(id, order_id, payment_id, refund_id, shipment_id, kind, state, attempts, due_at, last_error, at)
+             (id, order_id, payment_id, refund_id, shipment_id, kind, amount_minor, state, attempts, due_at, last_error,
+              created_at)
+         select id, order_id, payment_id, refund_id, shipment_id, kind::task_kind, amount_minor, state::task_state, attempts,
+             due_at, last_error, at
+         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+             $8::text[], $9::int[], $10::timestamptz[], $11::text[], $12::timestamptz[])
+             as w(id, order_id, payment_id, refund_id, shipment_id, kind, amount_minor, state, attempts, due_at,
+                 last_error, at)
          on conflict (id) do update
          set state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at,
              last_error = coalesce(excluded.last_error, task.last_error)",
@@ -27,6 +30,7 @@ pub(super) async fn tasks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     .bind(column(&rows, |(_, row)| row.about.refund_id().map(|id| id.0)))
     .bind(column(&rows, |(_, row)| row.about.shipment_id().map(|id| id.0)))
     .bind(column(&rows, |(_, row)| row.kind.as_str()))
+    .bind(column(&rows, |(_, row)| row.amount.map(|amount| amount.minor)))
     .bind(column(&rows, |(_, row)| row.state.as_str()))
     .bind(column(&rows, |(_, row)| row.attempts))
     .bind(column(&rows, |(_, row)| row.due_at))

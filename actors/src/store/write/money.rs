@@ -12,11 +12,11 @@ pub(super) async fn payments(conn: &mut PgConnection, changes: &[(&Entry, &Chang
     }
     sqlx::query(
         "insert into payment
-             (id, order_id, provider, provider_order_id, approve_url, state, check_at, checks, created_at)
-         select id, order_id, provider, provider_order_id, approve_url, state::payment_state, check_at, checks, at
-         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-             $8::int[], $9::timestamptz[])
-             as w(id, order_id, provider, provider_order_id, approve_url, state, check_at, checks, at)
+             (id, order_id, provider, intent, provider_order_id, approve_url, state, check_at, checks, created_at)
+         select id, order_id, provider, intent, provider_order_id, approve_url, state::payment_state, check_at, checks, at
+         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+             $8::timestamptz[], $9::int[], $10::timestamptz[])
+             as w(id, order_id, provider, intent, provider_order_id, approve_url, state, check_at, checks, at)
          on conflict (id) do update
          set provider_order_id = excluded.provider_order_id, approve_url = excluded.approve_url, state = excluded.state,
              check_at = excluded.check_at, checks = excluded.checks",
@@ -24,6 +24,7 @@ pub(super) async fn payments(conn: &mut PgConnection, changes: &[(&Entry, &Chang
     .bind(column(&rows, |(_, row)| row.id.0))
     .bind(column(&rows, |(_, row)| row.order_id.0))
     .bind(column(&rows, |(_, row)| row.provider.as_str()))
+    .bind(column(&rows, |(_, row)| row.intent.as_str()))
     .bind(column(&rows, |(_, row)| row.announced.as_ref().map(|created| created.provider_order_id.as_str())))
     .bind(column(&rows, |(_, row)| row.announced.as_ref().map(|created| created.approve_url.as_str())))
     .bind(column(&rows, |(_, row)| row.state.as_str()))
@@ -69,12 +70,14 @@ pub(super) async fn refunds(conn: &mut PgConnection, changes: &[(&Entry, &Change
     }
     sqlx::query(
         "insert into refund
-             (id, order_id, payment_id, capture_id, amount_minor, currency, reason, state, provider_refund_id, created_at)
-         select id, order_id, payment_id, capture_id, amount_minor, currency, reason, state::refund_state,
-             provider_refund_id, at
+             (id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state, provider_refund_id,
+              command_id, created_at)
+         select id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines::jsonb, reason,
+             state::refund_state, provider_refund_id, command_id, at
          from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[],
-             $9::text[], $10::timestamptz[])
-             as w(id, order_id, payment_id, capture_id, amount_minor, currency, reason, state, provider_refund_id, at)
+             $9::text[], $10::text[], $11::text[], $12::bigint[], $13::timestamptz[])
+             as w(id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state,
+                 provider_refund_id, command_id, at)
          on conflict (id) do update
          set state = excluded.state, provider_refund_id = excluded.provider_refund_id",
     )
@@ -84,9 +87,12 @@ pub(super) async fn refunds(conn: &mut PgConnection, changes: &[(&Entry, &Change
     .bind(column(&rows, |(_, row)| row.capture_id.as_str()))
     .bind(column(&rows, |(_, row)| row.amount.minor))
     .bind(column(&rows, |(_, row)| row.amount.currency.to_string()))
+    .bind(column(&rows, |(_, row)| row.kind.as_str()))
+    .bind(column(&rows, |(_, row)| serde_json::json!(row.lines).to_string()))
     .bind(column(&rows, |(_, row)| row.reason.as_str()))
     .bind(column(&rows, |(_, row)| row.state.as_str()))
     .bind(column(&rows, |(_, row)| row.provider_refund_id.as_deref()))
+    .bind(column(&rows, |(_, row)| row.command_id))
     .bind(column(&rows, |(entry, _)| entry.at))
     .execute(conn)
     .await?;

@@ -13,12 +13,12 @@ pub(super) async fn moves(conn: &mut PgConnection, entries: &[&Entry]) -> Result
     }
     sqlx::query_scalar(
         "with want as (
-             select * from unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[], $5::text[])
-                 as w(id, expected, status, deadline, hold_reason)
+             select * from unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::timestamptz[])
+                 as w(id, expected, status, deadline, hold_reason, hold_ends_at)
          ), moved as (
              update customer_order o
              set version = w.expected + 1, status = w.status::order_status, deadline = w.deadline,
-                 hold_reason = w.hold_reason
+                 hold_reason = w.hold_reason, hold_ends_at = w.hold_ends_at
              from want w where o.id = w.id and o.version = w.expected
              returning o.id
          )
@@ -29,6 +29,7 @@ pub(super) async fn moves(conn: &mut PgConnection, entries: &[&Entry]) -> Result
     .bind(column(&moves, |moved| moved.status.as_str()))
     .bind(column(&moves, |moved| moved.deadline))
     .bind(column(&moves, |moved| moved.hold_reason.as_deref()))
+    .bind(column(&moves, |moved| moved.hold_ends_at))
     .fetch_all(conn)
     .await
 }

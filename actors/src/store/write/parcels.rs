@@ -107,11 +107,11 @@ pub(super) async fn returns(conn: &mut PgConnection, changes: &[(&Entry, &Change
         return Ok(());
     }
     sqlx::query(
-        "insert into goods_return (id, order_id, state, note, shipment_id, created_at)
-         select id, order_id, state::return_state, note, shipment_id, created_at
-         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[])
-             as w(id, order_id, state, note, shipment_id, created_at)
-         on conflict (id) do update set state = excluded.state",
+        "insert into goods_return (id, order_id, state, note, shipment_id, created_at, refund_command)
+         select id, order_id, state::return_state, note, shipment_id, created_at, refund_command
+         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[])
+             as w(id, order_id, state, note, shipment_id, created_at, refund_command)
+         on conflict (id) do update set state = excluded.state, refund_command = excluded.refund_command",
     )
     .bind(column(&rows, |row| row.goods.id.0))
     .bind(column(&rows, |row| row.order_id.0))
@@ -119,6 +119,7 @@ pub(super) async fn returns(conn: &mut PgConnection, changes: &[(&Entry, &Change
     .bind(column(&rows, |row| row.goods.note.as_deref()))
     .bind(column(&rows, |row| row.goods.shipment_id.map(|id| id.0)))
     .bind(column(&rows, |row| row.goods.created_at))
+    .bind(column(&rows, |row| row.goods.refund_command))
     .execute(&mut *conn)
     .await?;
     let lines: Vec<(i64, &ReturnLine)> =

@@ -1,0 +1,231 @@
+//! Calling an order off, whole or in part. Stock is given back at once, money as fast as the provider takes it: until then a
+//! paid order is `cancelling`.
+
+use serde_json::json;
+
+use super::{Draft, refunds::GiveBack};
+use crate::domain::{
+    About, Money, OrderStatus, Part, PartState, Payment, PaymentId, PaymentState, Refund, RefundKind, RefundState,
+    Refusal, TaskKind, Units, change::Cause,
+};
+
+impl Draft<'_> {
+    /// Calls the order off as a whole: a buyer only before any of it is on its way. Asked again it changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::NotNow`] once it is over or on its way.
+    pub fn cancel(&mut self, by_buyer: bool) -> Result<(), Refusal> {
+        let reason = if by_buyer { "called off by the buyer" } else { "called off by staff" };
+        match self.order.status {
+            OrderStatus::Cancelling | OrderStatus::Cancelled => Ok(()),
+            OrderStatus::Confirmed if by_buyer && self.order.parts.iter().any(|part| part.state.is_out()) => {
+                Err(self.not_now("some of it is on its way"))
+            }
+            OrderStatus::AwaitingPayment | OrderStatus::Confirmed => self.cancel_lines(None, reason),
+            OrderStatus::Completed | OrderStatus::Expired => Err(self.not_now("there is nothing to cancel")),
+        }
+    }
+
+    /// Calls `lines` off, or all that has not left.
+    pub(super) fn cancel_lines(&mut self, lines: Option<&[Units]>, reason: &str) -> Result<(), Refusal> {
+        match self.order.status {
+            OrderStatus::AwaitingPayment if lines.is_some() => {
+                Err(self.not_now("it is not paid: it can be called off as a whole only"))
+            }
+            OrderStatus::AwaitingPayment => {
+                self.cancel_unpaid();
+                Ok(())
+            }
+            OrderStatus::Confirmed => self.cancel_confirmed(lines, reason),
+            OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
+                Err(self.not_now("there is nothing to cancel"))
+            }
+        }
+    }
+
+    fn cancel_unpaid(&mut self) {
+        self.order.status = OrderStatus::Cancelled;
+        self.move_parts(PartState::Held, PartState::Released, Cause::Release);
+        self.event("cancelled", json!({}));
+        self.announce_no_more();
+        self.give_all_back("cancelled");
+    }
+
+    fn cancel_confirmed(&mut self, lines: Option<&[Units]>, reason: &str) -> Result<(), Refusal> {
+        let wanted = match lines {
+            Some(lines) => {
+                let wanted = self.merged(lines)?;
+                self.unpack(&wanted);
+                wanted
+            }
+            None => {
+                self.call_off_shipments(reason);
+                self.all_cancellable()
+            }
+        };
+        if lines.is_none() && self.order.awaits_carrier() {
+            self.cancel_when_decided(reason, &wanted);
+            return Ok(());
+        }
+        if wanted.is_empty() {
+            return Err(self.not_now("nothing of it can be called off any more"));
+        }
+        for units in &wanted {
+            if self.cancellable_of(units.line) < units.quantity {
+                return Err(self.not_now("so many units of a line cannot be called off any more"));
+            }
+        }
+        let price = self.price_not_paid_back(&wanted);
+        for units in &wanted {
+            self.release_units(*units);
+        }
+        if self.is_whole() {
+            self.begin_cancel(reason, wanted);
+        } else {
+            self.event("lines_cancelled", json!({ "lines": wanted, "reason": reason }));
+            let amount = Money::new(price.min(self.order.kept_minor()), self.order.total.currency);
+            self.give_back(GiveBack {
+                amount,
+                kind: RefundKind::Cancellation,
+                lines: wanted,
+                reason,
+                command_id: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// The money of a confirmed order is gone: what has not left is called off, and what has is for a person to look at.
+    pub(super) fn undo(&mut self, reason: &'static str) {
+        if self.order.status != OrderStatus::Confirmed {
+            return;
+        }
+        self.call_off_shipments(reason);
+        let wanted = self.all_cancellable();
+        if self.order.awaits_carrier() {
+            return self.cancel_when_decided(reason, &wanted);
+        }
+        for units in &wanted {
+            self.release_units(*units);
+        }
+        if self.is_whole() {
+            self.begin_cancel(reason, wanted);
+        } else if !wanted.is_empty() {
+            self.event("lines_cancelled", json!({ "lines": wanted, "reason": reason }));
+        }
+    }
+
+    fn begin_cancel(&mut self, reason: &str, lines: Vec<Units>) {
+        self.order.status = OrderStatus::Cancelling;
+        self.event("cancelling", json!({ "reason": reason }));
+        let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
+        self.give_back(GiveBack {
+            amount,
+            kind: RefundKind::Cancellation,
+            lines,
+            reason: "cancelled",
+            command_id: None,
+        });
+    }
+
+    /// A carrier still decides about a label: what is in no parcel is given back now, and the rest, with the money, when
+    /// that is decided.
+    fn cancel_when_decided(&mut self, reason: &str, wanted: &[Units]) {
+        for units in wanted {
+            self.release_units(*units);
+        }
+        self.order.status = OrderStatus::Cancelling;
+        self.event("cancelling", json!({ "reason": reason }));
+    }
+
+    /// Every carrier has decided. What came free is given back; where something left or stays, the order is confirmed as
+    /// to that, and the rest is paid back.
+    pub(super) fn go_on_with_cancel(&mut self) {
+        if self.order.status != OrderStatus::Cancelling || self.order.awaits_carrier() {
+            return;
+        }
+        for units in self.all_cancellable() {
+            self.release_units(units);
+        }
+        if self.is_whole() {
+            let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
+            let (kind, lines) = (RefundKind::Cancellation, Vec::new());
+            return self.give_back(GiveBack { amount, kind, lines, reason: "cancelled", command_id: None });
+        }
+        self.order.status = OrderStatus::Confirmed;
+        let released = |line: i32| self.order.units(line, |state| state == PartState::Released);
+        let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
+        let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
+        self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
+        let price = self.price_not_paid_back(&lines).min(self.order.kept_minor());
+        let amount = Money::new(price, self.order.total.currency);
+        let (kind, reason) = (RefundKind::Cancellation, "cancelled");
+        self.give_back(GiveBack { amount, kind, lines, reason, command_id: None });
+    }
+
+    /// Units of a line that can still be called off: sold, and in no parcel.
+    fn cancellable_of(&self, line: i32) -> i64 {
+        self.order.unpacked(line)
+    }
+
+    fn all_cancellable(&self) -> Vec<Units> {
+        let all = self.order.lines().map(|line| Units { line: line.line, quantity: self.cancellable_of(line.line) });
+        all.filter(|units| units.quantity > 0).collect()
+    }
+
+    /// Nothing is left that could be delivered, and nothing has left.
+    fn is_whole(&self) -> bool {
+        !self.order.parts.iter().any(|part| part.state.is_open() || part.state.is_out())
+    }
+
+    /// Gives units of a line back to the stock; the caller has seen that they are there.
+    fn release_units(&mut self, units: Units) {
+        let mut wanted = units.quantity;
+        while wanted > 0 {
+            let sold = |part: &&Part| part.line == units.line && part.state == PartState::Committed;
+            let next = self.order.parts.iter().find(sold);
+            let Some((number, quantity)) = next.map(|part| (part.part, part.quantity)) else { return };
+            let released = self.split_part(number, wanted.min(quantity));
+            self.move_part(released, PartState::Released, Cause::Release);
+            wanted -= wanted.min(quantity);
+        }
+    }
+
+    // ── the end of it ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// An order that is over keeps no money reserved, nor does an attempt that was not its own.
+    pub(super) fn let_go(&mut self) {
+        let over = self.is_over();
+        let unwanted = |payment: &&Payment| {
+            (over || payment.state == PaymentState::Failed) && payment.authorisation_left().is_some()
+        };
+        let unwanted: Vec<PaymentId> = self.order.payments.iter().filter(unwanted).map(|payment| payment.id).collect();
+        for payment_id in unwanted {
+            // one that is being captured shows as money, and that goes back
+            let asked =
+                self.has_task(TaskKind::Void, payment_id) || self.has_task(TaskKind::CaptureAuthorised, payment_id);
+            if !asked {
+                self.open_task(TaskKind::Void, About::Payment(payment_id), chrono::TimeDelta::zero());
+            }
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        match self.order.status {
+            OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => true,
+            OrderStatus::AwaitingPayment | OrderStatus::Confirmed | OrderStatus::Completed => false,
+        }
+    }
+
+    /// `cancelling` ends when no money is on its way any more, in either direction.
+    pub(super) fn end_cancel(&mut self) {
+        let waits = |refund: &Refund| matches!(refund.state, RefundState::Requested | RefundState::Pending);
+        let calls = self.order.tasks.iter().any(|task| task.about.payment_id().is_some());
+        let undecided = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
+        let done = !calls && !undecided && !self.order.refunds.iter().any(waits);
+        if self.order.status == OrderStatus::Cancelling && done && !self.order.awaits_carrier() {
+            self.order.status = OrderStatus::Cancelled;
+            self.event("cancelled", json!({}));
+        }
+    }
+}

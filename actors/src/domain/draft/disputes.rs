@@ -1,0 +1,84 @@
+//! Money that is disputed, or taken back although it was here.
+
+use serde_json::json;
+
+use super::Draft;
+use crate::domain::{OrderStatus, PaymentId, PaymentState};
+
+/// Why an order is held back by a dispute, until that is decided.
+const DISPUTED: &str = "disputed";
+/// Why an order is held back whose money was taken back.
+const REVERSED: &str = "reversed";
+
+impl Draft<'_> {
+    /// The buyer disputes what is here: nothing more leaves until that is decided.
+    pub(super) fn disputed(&mut self, payment_id: PaymentId) {
+        self.set_state_by_captures(payment_id);
+        self.keep_asking(payment_id);
+        self.event("payment_disputed", json!({ "payment_id": payment_id }));
+        if self.order.status == OrderStatus::Confirmed && self.order.hold_reason.is_none() {
+            self.order.hold_reason = Some(DISPUTED.to_owned());
+            self.event("held_back", json!({ "reason": DISPUTED }));
+        }
+    }
+
+    /// A dispute was decided and (most of) the money is still here: the hold that it made is lifted.
+    pub(super) fn dispute_ended(&mut self, payment_id: PaymentId, lost: i64) {
+        self.set_state_by_captures(payment_id);
+        let kind = if lost == 0 { "dispute_won" } else { "dispute_lost" };
+        self.event(kind, json!({ "payment_id": payment_id }));
+        let another = self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed);
+        if !another {
+            self.lift(DISPUTED);
+        }
+    }
+
+    /// The money was taken back. What has not left stays here, and nothing is refunded for it; what has left is for a person
+    /// to look at.
+    pub(super) fn reversed(&mut self, payment_id: PaymentId, capture_id: &str) {
+        self.set_state_by_captures(payment_id);
+        self.call_off_refunds(payment_id, capture_id);
+        self.event("payment_reversed", json!({ "payment_id": payment_id }));
+        if self.order.status == OrderStatus::Confirmed && !self.order.is_paid() {
+            self.order.hold_reason = Some(REVERSED.to_owned());
+            self.event("held_back", json!({ "reason": REVERSED }));
+            self.undo(REVERSED);
+        }
+    }
+
+    /// What was taken back is here again. An order that was undone for it has no claim to it any more.
+    pub(super) fn restored(&mut self, payment_id: PaymentId, capture_id: &str) {
+        self.set_state_by_captures(payment_id);
+        self.event("payment_restored", json!({ "payment_id": payment_id }));
+        self.lift(REVERSED);
+        let captures = self.order.captures();
+        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
+            return;
+        };
+        match self.order.status {
+            OrderStatus::AwaitingPayment if self.order.kept_minor() >= self.order.total.minor => self.confirm(),
+            OrderStatus::AwaitingPayment => {}
+            // what was called off meanwhile is not paid for any more
+            OrderStatus::Confirmed | OrderStatus::Completed => self.refund_surplus(capture, "cancelled"),
+            OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
+                if let Some(amount) = capture.amount {
+                    self.refund(payment_id, capture_id, amount, "cancelled");
+                }
+            }
+        }
+    }
+
+    fn lift(&mut self, reason: &str) {
+        if self.order.hold_reason.as_deref() == Some(reason) {
+            self.order.hold_reason = None;
+            self.event("released", json!({ "reason": reason }));
+        }
+    }
+
+    pub(super) fn set_state_by_captures(&mut self, payment_id: PaymentId) {
+        let payment = self.order.payments.iter().find(|payment| payment.id == payment_id);
+        if let Some(state) = payment.and_then(|payment| payment.state_by_captures()) {
+            self.set_payment(payment_id, state);
+        }
+    }
+}
