@@ -72,6 +72,7 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(commands::note))
         .routes(routes!(refunds::refund))
         .routes(routes!(refunds::cancel))
+        .routes(routes!(refunds::capture))
         .routes(routes!(shipments::pack))
         .routes(routes!(shipments::label, shipments::buy_label))
         .routes(routes!(shipments::void))

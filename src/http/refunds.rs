@@ -120,6 +120,26 @@ pub(crate) async fn refund(
     Ok((StatusCode::CREATED, Json(refunding)))
 }
 
+/// Take the money that is reserved for an order now. It is taken by itself when the first goods leave.
+#[utoipa::path(
+    post, path = "/v1/admin/orders/{order_id}/capture", tag = "staff", security(("staff" = [])),
+    params(("order_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses(
+        (status = 200, body = Done), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "`order_state`: nothing is reserved for it")
+    )
+)]
+pub(crate) async fn capture(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Id(order_id): Id<OrderId>,
+    headers: HeaderMap,
+) -> Answer<Json<Done>> {
+    let key = staff_key(&headers, order_id, "capture", &())?;
+    let commanded = carry_out(&shop, order_id, Command::Capture, key).await;
+    Done::of(order_id, commanded)
+}
+
 /// Call an order off, whole or in part: what has not left is given back to the stock, and its money goes back.
 #[utoipa::path(
     post, path = "/v1/admin/orders/{order_id}/cancel", tag = "staff", request_body = CancelRequest, security(("staff" = [])),

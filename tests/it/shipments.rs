@@ -11,7 +11,7 @@ use souk_actors::{
 };
 
 use crate::support::{
-    Ask, Mood, Setup, TestEngine, eventually,
+    Ask, Mood, Op, Setup, TestEngine, eventually,
     goods::{by_hand, everything, some},
 };
 
@@ -725,5 +725,33 @@ async fn units_that_are_called_off_come_out_of_parcels_without_a_label() {
     assert_eq!(shop.shipment(order_id, labelled).await.status, ShipmentState::Labelled);
     assert_eq!(shop.stock(sku_id).await, (10, 3));
     eventually("its price is back", async || shop.provider.money() == (4_000, 1_000)).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_that_is_reserved_is_taken_before_a_label_is_bought() {
+    let shop = TestEngine::reserving().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.paid(&[(sku_id, 2)]).await;
+    assert_eq!(shop.provider.money(), (0, 0));
+    shop.provider.next(Op::CaptureAuthorised, Mood::Hangs);
+    let shipment_id = shop.pack(order_id, everything()).await;
+    let waits = async || shop.shipment(order_id, shipment_id).await.waits;
+    assert_eq!(waits().await.as_deref(), Some("the money is being taken"));
+    shop.ask(order_id, Command::Hold { reason: "address looks wrong".into() }).await.unwrap();
+    eventually("the money is asked for", async || shop.provider.calls(Op::CaptureAuthorised) == 1).await;
+    shop.provider.go_on();
+    eventually("the money is here", async || shop.provider.money() == (2_000, 0)).await;
+    eventually("it waits for staff", async || waits().await.as_deref() == Some("the order is held back")).await;
+    assert_eq!(shop.carrier.calls(Ask::Buy), 0);
+    shop.ask(order_id, Command::Release).await.unwrap();
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::Labelled).await;
+
+    let order_id = shop.paid(&[(sku_id, 3)]).await;
+    shop.provider.next(Op::CaptureAuthorised, Mood::Says(ProviderError::Declined("no funds".into())));
+    let shipment_id = shop.pack(order_id, everything()).await;
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::Voided).await;
+    shop.becomes(order_id, OrderStatus::Cancelled).await;
+    assert_eq!((shop.carrier.calls(Ask::Buy), shop.stock(sku_id).await), (1, (10, 2)));
     shop.end().await;
 }

@@ -60,6 +60,8 @@ pub enum Command {
         /// Why, for the timeline.
         reason: String,
     },
+    /// What is reserved is taken now, before any goods leave.
+    Capture,
     /// It is called off, whole or in part: what has not left is given back to the stock, and its money to the buyer.
     Cancel {
         /// Which units; none: all that has not left.

@@ -572,7 +572,8 @@ impl Keeper {
             }),
             TaskKind::Refund => {
                 let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
-                let bound = order.refunds.iter().filter_map(|refund| refund.provider_refund_id.clone());
+                let others = order.refunds.iter().filter(|other| other.id != refund.id);
+                let bound = others.filter_map(|other| other.provider_refund_id.clone());
                 Some(What::Refund {
                     task_id: task.id,
                     provider_order_id: known_as()?,

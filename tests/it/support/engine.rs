@@ -10,9 +10,12 @@ use std::{
 
 use chrono::TimeDelta;
 use souk_actors::{
-    CheckedOut, Checkout, Engine, Placed, PricedLine, Settings, Webhook,
+    CheckedOut, Checkout, CommandKey, Engine, Placed, PricedLine, Settings, Webhook,
     clock::Clock,
-    domain::{Address, Counters, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, change::Opening},
+    domain::{
+        Address, Command, Commanded, Counters, Intent, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, Who,
+        change::Opening,
+    },
     faults::Faults,
     ports::{Locator, PaymentProvider},
     store::read::OrderView,
@@ -27,11 +30,12 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
     pub(crate) provider: Option<Arc<FakeProvider>>,
     pub(crate) carrier: Option<Arc<FakeCarrier>>,
+    pub(crate) intent: Intent,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { admission: 4_096, clock: Clock::default(), provider: None, carrier: None }
+        Self { admission: 4_096, clock: Clock::default(), provider: None, carrier: None, intent: Intent::Capture }
     }
 }
 
@@ -68,6 +72,7 @@ impl TestEngine {
                 capture_margin: TimeDelta::seconds(30),
                 pending_hold: TimeDelta::days(3),
                 attempts: 5,
+                intent: setup.intent,
             },
             providers: vec![port],
             carriers: vec![carrier.clone()],
@@ -101,6 +106,40 @@ impl TestEngine {
     /// A checkout that must go well.
     pub(crate) async fn order(&self, sku_id: SkuId, quantity: i64) -> OrderId {
         self.buy(sku_id, quantity).await.expect("it is there").order_id
+    }
+
+    /// A shop that charges when the goods leave.
+    pub(crate) async fn reserving() -> Self {
+        let db = Arc::new(TestDb::new().await);
+        let connect = db.connect.clone();
+        Self::on(db, connect, Setup { intent: Intent::Authorise, ..Setup::default() }).await
+    }
+
+    /// Staff ask something of an order, with a key of its own.
+    pub(crate) async fn command(&self, order_id: OrderId, command: Command) -> Result<Commanded, Refusal> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.command_as(&format!("command-{number}"), order_id, command).await
+    }
+
+    pub(crate) async fn command_as(
+        &self,
+        key: &str,
+        order_id: OrderId,
+        command: Command,
+    ) -> Result<Commanded, Refusal> {
+        let fingerprint = fingerprint(&format!("{command:?}"));
+        let key = CommandKey { principal: "staff".into(), key: key.to_owned(), fingerprint };
+        self.engine.command(order_id, command, Who::Staff, key).await
+    }
+
+    /// An order that is confirmed: its money is here, or reserved. Also the provider's name of it.
+    pub(crate) async fn sold(&self, sku_id: SkuId, quantity: i64) -> (OrderId, String) {
+        let order_id = self.order(sku_id, quantity).await;
+        let provider_order_id = self.approve(order_id).await;
+        self.call_about(&provider_order_id).await;
+        self.becomes(order_id, OrderStatus::Confirmed).await;
+        (order_id, provider_order_id)
     }
 
     /// The order is announced to the provider and approved by its buyer; nobody calls us.

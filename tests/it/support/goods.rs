@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use souk_actors::{
-    CommandKey, ParcelWebhook,
+    ParcelWebhook,
     domain::{
         Command, OrderId, OrderStatus, Packing, Parcel, Refusal, ReturnId, Service, ShipmentId, ShipmentState, SkuId,
-        Units, Who,
+        Units,
     },
     ports::ParcelLocator,
     store::read::ShipmentView,
 };
 
-use super::{TestEngine, basket, eventually, fingerprint};
+use super::{TestEngine, basket, eventually};
 
 /// A box as carriers take it.
 pub(crate) const BOX: Parcel = Parcel { length_mm: 300, width_mm: 200, height_mm: 100, grams: 900 };
@@ -52,12 +52,9 @@ impl TestEngine {
         placed.order_id
     }
 
-    /// Asks something with a key of its own; the id that came of it.
+    /// What came of something that staff asked: the id of what it made.
     pub(crate) async fn ask(&self, order_id: OrderId, command: Command) -> Result<i64, Refusal> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let key = format!("ask-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let key = CommandKey { principal: "staff".into(), key, fingerprint: fingerprint("ask") };
-        self.engine.command(order_id, command, Who::Staff, key).await.map(|done| done.id)
+        self.command(order_id, command).await.map(|done| done.id)
     }
 
     pub(crate) async fn pack(&self, order_id: OrderId, packing: Packing) -> ShipmentId {

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use souk_actors::{
     clock::Clock,
     domain::{Money, TaskId},
-    ports::{CreatePayment, Created, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
+    ports::{CreatePayment, Created, Fact, FactKind, FactStatus, ListedEvent, Locator, PaymentProvider, ProviderError},
 };
 use tokio::sync::watch;
 
@@ -22,6 +22,11 @@ pub(crate) enum Op {
     Inspect,
     Capture,
     Refund,
+    Authorise,
+    CaptureAuthorised,
+    Void,
+    Disputes,
+    Events,
 }
 
 /// How it takes a question.
@@ -48,6 +53,27 @@ struct Capture {
     status: FactStatus,
     at: DateTime<Utc>,
     refunds: Vec<(String, Money, FactStatus, DateTime<Utc>)>,
+    disputes: Vec<(String, Money, FactStatus, DateTime<Utc>)>,
+}
+
+impl Capture {
+    fn new(id: String, amount: Money, status: FactStatus, at: DateTime<Utc>) -> Self {
+        Self { id, amount, status, at, refunds: Vec::new(), disputes: Vec::new() }
+    }
+
+    /// What of it went back, or may have.
+    fn given(&self) -> i64 {
+        let counts = |status| !matches!(status, FactStatus::Failed | FactStatus::Cancelled);
+        self.refunds.iter().filter(|(_, _, status, _)| counts(*status)).map(|(_, amount, _, _)| amount.minor).sum()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Authorisation {
+    id: String,
+    amount: Money,
+    status: FactStatus,
+    at: DateTime<Utc>,
 }
 
 #[derive(Debug)]
@@ -57,6 +83,7 @@ struct Order {
     status: FactStatus,
     at: DateTime<Utc>,
     captures: Vec<Capture>,
+    authorisations: Vec<Authorisation>,
 }
 
 #[derive(Default)]
@@ -68,8 +95,30 @@ struct Books {
     moods: HashMap<Op, VecDeque<Mood>>,
     always: HashMap<Op, Mood>,
     calls: HashMap<Op, usize>,
+    authorised: HashMap<TaskId, String>,
+    /// Its own list of events.
+    listed: Vec<(DateTime<Utc>, ListedEvent)>,
     capture_as: Option<FactStatus>,
+    authorise_as: Option<FactStatus>,
+    refund_as: Option<FactStatus>,
     next: u32,
+}
+
+impl Books {
+    fn fresh(&mut self, kind: &str) -> String {
+        self.next += 1;
+        format!("{kind}{}", self.next)
+    }
+
+    fn order(&mut self, provider_order_id: &str) -> &mut Order {
+        self.orders.get_mut(provider_order_id).expect("it was announced")
+    }
+
+    fn of_authorisation(&mut self, id: &str) -> (String, &mut Order, usize) {
+        let at = |order: &Order| order.authorisations.iter().position(|authorisation| authorisation.id == id);
+        let mut found = self.orders.iter_mut().filter_map(|(name, order)| Some((name.clone(), at(order)?, order)));
+        found.next().map(|(name, at, order)| (name, order, at)).expect("it was authorised")
+    }
 }
 
 pub(crate) struct FakeProvider {
@@ -109,6 +158,16 @@ impl FakeProvider {
         self.books().capture_as = Some(status);
     }
 
+    /// Authorisations come out as this.
+    pub(crate) fn authorise_as(&self, status: FactStatus) {
+        self.books().authorise_as = Some(status);
+    }
+
+    /// Refunds come out as this.
+    pub(crate) fn refund_as(&self, status: FactStatus) {
+        self.books().refund_as = Some(status);
+    }
+
     /// Questions of this kind so far.
     pub(crate) fn calls(&self, op: Op) -> usize {
         self.books().calls.get(&op).copied().unwrap_or(0)
@@ -140,12 +199,10 @@ impl FakeProvider {
     pub(crate) fn charge(&self, provider_order_id: &str, amount: Money) -> String {
         let at = self.clock.now();
         let mut books = self.books();
-        books.next += 1;
-        let id = format!("CAP{}", books.next);
-        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
+        let id = books.fresh("CAP");
+        let order = books.order(provider_order_id);
         (order.status, order.at) = (FactStatus::Completed, at);
-        let capture = Capture { id: id.clone(), amount, status: FactStatus::Completed, at, refunds: Vec::new() };
-        order.captures.push(capture);
+        order.captures.push(Capture::new(id.clone(), amount, FactStatus::Completed, at));
         id
     }
 
@@ -162,11 +219,61 @@ impl FakeProvider {
     pub(crate) fn refund_by_hand(&self, provider_order_id: &str, amount: Money) {
         let at = self.clock.now();
         let mut books = self.books();
-        books.next += 1;
-        let id = format!("REF{}", books.next);
-        let order = books.orders.get_mut(provider_order_id).expect("it was announced");
-        let capture = order.captures.last_mut().expect("it was captured");
+        let id = books.fresh("REF");
+        let capture = books.order(provider_order_id).captures.last_mut().expect("it was captured");
         capture.refunds.push((id, amount, FactStatus::Completed, at));
+    }
+
+    /// Undecided refunds of an order are decided.
+    pub(crate) fn decide_refunds(&self, provider_order_id: &str, status: FactStatus) {
+        let now = self.clock.now();
+        let mut books = self.books();
+        let refunds = books.order(provider_order_id).captures.iter_mut().flat_map(|capture| &mut capture.refunds);
+        for (_, _, state, at) in refunds.filter(|(_, _, state, _)| *state == FactStatus::Pending) {
+            (*state, *at) = (status, now);
+        }
+    }
+
+    /// The buyer disputes the last capture, or that dispute is decided.
+    pub(crate) fn dispute(&self, provider_order_id: &str, status: FactStatus) {
+        let now = self.clock.now();
+        let mut books = self.books();
+        let id = books.fresh("DIS");
+        let capture = books.order(provider_order_id).captures.last_mut().expect("it was captured");
+        match capture.disputes.last_mut() {
+            Some((_, _, state, at)) => (*state, *at) = (status, now),
+            None => capture.disputes.push((id, capture.amount, status, now)),
+        }
+    }
+
+    /// What was reserved changes without our asking.
+    pub(crate) fn decide_authorisation(&self, provider_order_id: &str, status: FactStatus) {
+        let at = self.clock.now();
+        let mut books = self.books();
+        let authorisation = books.order(provider_order_id).authorisations.last_mut().expect("it was authorised");
+        (authorisation.status, authorisation.at) = (status, at);
+    }
+
+    /// What is reserved at the provider and was not let go.
+    pub(crate) fn reserved(&self) -> i64 {
+        let books = self.books();
+        let all = books.orders.values().flat_map(|order| &order.authorisations);
+        all.filter(|one| one.status == FactStatus::Created).map(|one| one.amount.minor).sum()
+    }
+
+    /// It remembers no request id any more.
+    pub(crate) fn forget(&self) {
+        let mut books = self.books();
+        books.refunded.clear();
+        books.captured.clear();
+        books.authorised.clear();
+    }
+
+    /// An event that it lists and never delivers.
+    pub(crate) fn list(&self, event_id: &str, locator: &Locator) {
+        let at = self.clock.now();
+        let body = serde_json::to_vec(locator).expect("plain");
+        self.books().listed.push((at, ListedEvent { event_id: event_id.to_owned(), body }));
     }
 
     /// Ids of the provider's orders for a payment, by its reference.
@@ -181,8 +288,14 @@ impl FakeProvider {
         let captures =
             || books.orders.values().flat_map(|order| &order.captures).filter(|c| c.status == FactStatus::Completed);
         let taken = captures().map(|capture| capture.amount.minor).sum();
-        let given = captures().flat_map(|capture| &capture.refunds).map(|(_, amount, _, _)| amount.minor).sum();
+        let given = captures().map(Capture::given).sum();
         (taken, given)
+    }
+
+    /// What it gave back, also of what was taken back later.
+    pub(crate) fn given(&self) -> i64 {
+        let books = self.books();
+        books.orders.values().flat_map(|order| &order.captures).map(Capture::given).sum()
     }
 
     /// How often it charged.
@@ -251,6 +364,9 @@ fn facts(id: &str, order: &Order) -> Vec<Fact> {
             facts.push(fact(FactKind::Refund, refund_id, *status, *amount, Some(&capture.id), *at));
         }
     }
+    for one in &order.authorisations {
+        facts.push(fact(FactKind::Authorisation, &one.id, one.status, one.amount, None, one.at));
+    }
     facts
 }
 
@@ -274,6 +390,7 @@ impl PaymentProvider for FakeProvider {
                 status: FactStatus::Created,
                 at,
                 captures: Vec::new(),
+                authorisations: Vec::new(),
             });
             id
         };
@@ -308,7 +425,7 @@ impl PaymentProvider for FakeProvider {
                     });
                 }
                 (order.status, order.at) = (FactStatus::Completed, at);
-                order.captures.push(Capture { id: id.clone(), amount: order.total, status, at, refunds: Vec::new() });
+                order.captures.push(Capture::new(id.clone(), order.total, status, at));
                 books.captured.insert(request_id, id);
             }
             facts(provider_order_id, &books.orders[provider_order_id])
@@ -325,21 +442,115 @@ impl PaymentProvider for FakeProvider {
             books.next += 1;
             let fresh = format!("REF{}", books.next);
             let known = books.refunded.get(&request_id).cloned();
+            let status = books.refund_as.unwrap_or(FactStatus::Completed);
             let id = known.clone().unwrap_or(fresh);
             books.refunded.insert(request_id, id.clone());
             let has = |order: &Order| order.captures.iter().any(|capture| capture.id == capture_id);
             let (order_id, order) = books.orders.iter_mut().find(|(_, order)| has(order)).expect("it was captured");
             let capture = order.captures.iter_mut().find(|capture| capture.id == capture_id).expect("just found");
             if known.is_none() {
-                let given: i64 = capture.refunds.iter().map(|(_, amount, _, _)| amount.minor).sum();
-                if given + amount.minor > capture.amount.minor {
+                if capture.given() + amount.minor > capture.amount.minor {
                     return Err(ProviderError::AlreadyDone("nothing is left of it".to_owned()));
                 }
-                capture.refunds.push((id.clone(), amount, FactStatus::Completed, at));
+                capture.refunds.push((id.clone(), amount, status, at));
             }
             facts(order_id, order).into_iter().filter(|fact| fact.object_id == id).collect()
         };
         self.reply(heard, held, found).await
+    }
+
+    async fn authorise(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::Authorise);
+        let heard = self.mood(Op::Authorise).await?;
+        let at = self.clock.now();
+        let found = {
+            let mut books = self.books();
+            if !books.authorised.contains_key(&request_id) {
+                let (id, status) = (books.fresh("AUTH"), books.authorise_as.unwrap_or(FactStatus::Created));
+                let order = books.order(provider_order_id);
+                if order.status != FactStatus::Approved {
+                    return Err(ProviderError::NotYet("it is not approved".to_owned()));
+                }
+                (order.status, order.at) = (FactStatus::Completed, at);
+                order.authorisations.push(Authorisation { id: id.clone(), amount: order.total, status, at });
+                books.authorised.insert(request_id, id);
+            }
+            facts(provider_order_id, &books.orders[provider_order_id])
+        };
+        self.reply(heard, held, found).await
+    }
+
+    async fn capture_authorised(
+        &self,
+        request_id: TaskId,
+        authorisation_id: &str,
+        amount: Money,
+        _last: bool,
+    ) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::CaptureAuthorised);
+        let heard = self.mood(Op::CaptureAuthorised).await?;
+        let now = self.clock.now();
+        let found = {
+            let mut books = self.books();
+            let (known, id) = (books.captured.contains_key(&request_id), books.fresh("CAP"));
+            let status = books.capture_as.unwrap_or(FactStatus::Completed);
+            books.captured.entry(request_id).or_insert_with(|| id.clone());
+            let (name, order, at) = books.of_authorisation(authorisation_id);
+            let authorisation = &mut order.authorisations[at];
+            if !known {
+                if authorisation.status != FactStatus::Created {
+                    return Err(ProviderError::Dead("it is reserved no more".to_owned()));
+                }
+                (authorisation.status, authorisation.at) = (FactStatus::Completed, now);
+                order.captures.push(Capture::new(id, amount, status, now));
+            }
+            facts(&name, order)
+        };
+        self.reply(heard, held, found).await
+    }
+
+    async fn void(&self, _: TaskId, authorisation_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let held = self.holds_next(Op::Void);
+        let heard = self.mood(Op::Void).await?;
+        let now = self.clock.now();
+        let found = {
+            let mut books = self.books();
+            let (name, order, at) = books.of_authorisation(authorisation_id);
+            let authorisation = &mut order.authorisations[at];
+            if authorisation.status == FactStatus::Completed {
+                return Err(ProviderError::AlreadyDone("it was captured".to_owned()));
+            }
+            (authorisation.status, authorisation.at) = (FactStatus::Voided, now);
+            facts(&name, order)
+        };
+        self.reply(heard, held, found).await
+    }
+
+    async fn disputes(&self, capture_id: &str) -> Result<Vec<Fact>, ProviderError> {
+        let heard = self.mood(Op::Disputes).await?;
+        let found = {
+            let books = self.books();
+            let captures = books.orders.values().flat_map(|order| &order.captures);
+            let disputes = captures.filter(|capture| capture.id == capture_id).flat_map(|capture| &capture.disputes);
+            let fact = |(id, amount, status, at): &(String, Money, FactStatus, DateTime<Utc>)| Fact {
+                kind: FactKind::Dispute,
+                object_id: id.clone(),
+                status: *status,
+                amount: Some(*amount),
+                reference: None,
+                parent: Some(capture_id.to_owned()),
+                at: *at,
+            };
+            disputes.map(fact).collect()
+        };
+        self.reply(heard, false, found).await
+    }
+
+    async fn events(&self, since: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
+        let heard = self.mood(Op::Events).await?;
+        let listed =
+            self.books().listed.iter().filter(|(at, _)| *at >= since).map(|(_, event)| event.clone()).collect();
+        self.reply(heard, false, listed).await
     }
 
     fn locate(&self, body: &[u8]) -> Locator {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    About, Intent, Money, OrderStatus, Payment, PaymentId, PaymentState, Restock, TaskKind, TaskState,
+    About, Intent, Money, OrderStatus, Payment, PaymentId, PaymentState, Refusal, Restock, TaskKind, TaskState,
 };
 
 /// Whether goods may leave, as far as money is concerned.
@@ -46,6 +46,13 @@ impl Draft<'_> {
             self.event("capture_requested", json!({ "payment_id": payment_id, "amount": amount }));
         }
         true
+    }
+
+    pub(super) fn capture_by_command(&mut self) -> Result<(), Refusal> {
+        if self.order.status == OrderStatus::Confirmed && !self.order.is_paid() && self.capture_authorised() {
+            return Ok(());
+        }
+        Err(self.not_now("nothing is reserved for it"))
     }
 
     /// An approved payment's money is taken, or reserved: as it was announced.

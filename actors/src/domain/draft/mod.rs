@@ -13,6 +13,8 @@ mod parcels;
 mod refunds;
 mod returns;
 mod staff;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

@@ -15,6 +15,7 @@ impl Draft<'_> {
             Command::Hold { reason } => self.hold(reason).map(|()| None),
             Command::Release => self.release().map(|()| None),
             Command::Refund { what, reason } => self.refund_by_wish(what, reason).map(Some),
+            Command::Capture => self.capture_by_command().map(|()| None),
             Command::Cancel { lines, reason } => self.cancel_lines(lines.as_deref(), reason).map(|()| None),
             Command::Note { text } => {
                 self.event("note", json!({ "text": text }));

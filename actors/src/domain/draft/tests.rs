@@ -1,0 +1,189 @@
+//! All orders of any three things that a provider can say of a payment: what is known of the money is the same, and it ends as
+//! a confirmed order or goes back.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Draft, Funds};
+use crate::domain::{
+    Address, Capture, Created, Fact, FactKind, FactStatus, Intent, Money, Order, OrderId, OrderStatus, Part, PartState,
+    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SkuId,
+};
+
+const PAYMENT: PaymentId = PaymentId(7);
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+}
+
+fn usd(minor: i64) -> Money {
+    Money::new(minor, "USD".parse().expect("known"))
+}
+
+fn policy() -> Policy {
+    Policy {
+        hold: TimeDelta::minutes(15),
+        capture_margin: TimeDelta::seconds(30),
+        pending_hold: TimeDelta::days(3),
+        attempts: 5,
+        intent: Intent::Capture,
+    }
+}
+
+fn order(intent: Intent) -> Order {
+    let created = Created { provider_order_id: "PO".into(), approve_url: "https://pay.example/PO".into() };
+    let payment = Payment {
+        id: PAYMENT,
+        provider: "fake".into(),
+        intent,
+        state: PaymentState::Created,
+        announced: Some(created),
+        created_at: at(0),
+        check_at: None,
+        checks: 0,
+        facts: Vec::new(),
+    };
+    let part = Part {
+        part: 0,
+        line: 0,
+        sku_id: SkuId(1),
+        quantity: 2,
+        unit_price_minor: 500,
+        state: PartState::Held,
+        split_of: None,
+    };
+    Order {
+        id: OrderId(1),
+        version: 1,
+        last_event: 1,
+        status: OrderStatus::AwaitingPayment,
+        hold_reason: None,
+        deadline: at(900),
+        hold_ends_at: None,
+        created_at: at(0),
+        total: usd(1_000),
+        shipping_minor: 0,
+        email: "ann@shop.example".parse().expect("an address"),
+        ship_to: Address {
+            name: "Ann".into(),
+            line1: "1 Main St".into(),
+            line2: None,
+            city: "Springfield".into(),
+            region: None,
+            postal_code: "62701".into(),
+            country: "US".into(),
+        },
+        parts: vec![part],
+        payments: vec![payment],
+        refunds: Vec::new(),
+        tasks: Vec::new(),
+    }
+}
+
+fn fact(kind: FactKind, id: &str, status: FactStatus, minor: i64, seconds: i64) -> Fact {
+    let of_capture = matches!(kind, FactKind::Refund | FactKind::Dispute);
+    Fact {
+        kind,
+        object_id: id.to_owned(),
+        status,
+        amount: Some(usd(minor)),
+        reference: Some(PAYMENT.to_string()),
+        parent: of_capture.then(|| "CAP".to_owned()),
+        at: at(seconds),
+    }
+}
+
+/// Everything that can be said of one payment, each word with the provider's time of it.
+fn words() -> Vec<Fact> {
+    use FactKind as Kind;
+    use FactStatus as Status;
+    vec![
+        fact(Kind::Order, "PO", Status::Approved, 1_000, 1),
+        fact(Kind::Capture, "CAP", Status::Pending, 1_000, 2),
+        fact(Kind::Capture, "CAP", Status::Declined, 1_000, 3),
+        fact(Kind::Capture, "CAP", Status::Completed, 1_000, 4),
+        fact(Kind::Capture, "CAP2", Status::Completed, 1_000, 5),
+        fact(Kind::Capture, "CAP3", Status::Completed, 300, 5),
+        fact(Kind::Refund, "REF", Status::Completed, 400, 6),
+        fact(Kind::Capture, "CAP", Status::PartiallyRefunded, 1_000, 6),
+        fact(Kind::Dispute, "DIS", Status::Open, 1_000, 7),
+        fact(Kind::Capture, "CAP", Status::Reversed, 1_000, 8),
+        fact(Kind::Dispute, "DIS", Status::Won, 1_000, 9),
+        fact(Kind::Dispute, "DIS", Status::Lost, 1_000, 9),
+        fact(Kind::Capture, "CAP", Status::Completed, 1_000, 10),
+        fact(Kind::Authorisation, "AUTH", Status::Created, 1_000, 2),
+        fact(Kind::Authorisation, "AUTH", Status::Voided, 1_000, 8),
+    ]
+}
+
+fn tell(order: &Order, facts: Vec<Fact>) -> Order {
+    let policy = policy();
+    let mut draft = Draft::new(order, at(20), &policy, 100 * i64::from(order.version)..i64::MAX);
+    assert!(draft.learn(PAYMENT, facts).is_empty(), "the hold lives: nothing asks for stock");
+    draft.finish().0
+}
+
+fn is_sound(order: &Order, told: &[&Fact]) {
+    for capture in order.captures() {
+        let came = capture.amount.map_or(0, |amount| amount.minor);
+        let ours = |refund: &&Refund| refund.capture_id == capture.capture_id && refund.is_live();
+        let back: i64 = order.refunds.iter().filter(ours).map(|refund| refund.amount.minor).sum();
+        assert!(back <= came, "{back} of {came} goes back after {told:#?}");
+    }
+    let reserved = order.authorised().is_some();
+    match order.status {
+        OrderStatus::AwaitingPayment => {
+            assert!(order.kept_minor() < 1_000, "it is paid and waits after {told:#?}");
+        }
+        OrderStatus::Confirmed => {
+            let gave_itself = order.refunds.iter().any(|refund| refund.kind == RefundKind::Mirrored);
+            assert!(order.is_paid() || reserved, "it is confirmed without money after {told:#?}");
+            assert!(order.kept_minor() == order.due_minor() || gave_itself || reserved, "{told:#?}");
+        }
+        OrderStatus::Cancelling | OrderStatus::Cancelled => {
+            assert_eq!(order.kept_minor(), 0, "money stays after {told:#?}");
+            assert!(order.parts.iter().all(|part| part.state == PartState::Released));
+        }
+        OrderStatus::Expired | OrderStatus::Completed => panic!("{} after {told:#?}", order.status),
+    }
+}
+
+#[test]
+fn any_three_words_in_any_order_say_the_same_of_the_money() {
+    let words = words();
+    let mut tried = 0;
+    for intent in [Intent::Capture, Intent::Authorise] {
+        let fresh = order(intent);
+        for (a, b, c) in (0..words.len()).flat_map(|a| (0..a).flat_map(move |b| (0..b).map(move |c| (a, b, c)))) {
+            let mut known: Option<Vec<Capture>> = None;
+            for three in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
+                let told = three.map(|word| &words[word]);
+                let one_by_one = told.iter().fold(fresh.clone(), |order, word| tell(&order, vec![(*word).clone()]));
+                is_sound(&one_by_one, &told);
+                let at_once = tell(&fresh, told.map(Clone::clone).to_vec());
+                is_sound(&at_once, &told);
+                let again = tell(&one_by_one, told.map(Clone::clone).to_vec());
+                assert_eq!((again.last_event, again.status), (one_by_one.last_event, one_by_one.status), "told twice");
+                for order in [one_by_one, at_once] {
+                    let captures = known.get_or_insert_with(|| order.captures());
+                    assert_eq!(*captures, order.captures(), "{told:#?}");
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 10_000, "{tried}");
+}
+
+#[test]
+fn goods_leave_with_the_money_in_hand() {
+    let (policy, words) = (policy(), words());
+    let reserved = tell(&order(Intent::Authorise), vec![words[13].clone()]);
+    let mut draft = Draft::new(&reserved, at(30), &policy, 5_000..6_000);
+    assert_eq!(draft.money_for_goods(), Funds::OnItsWay);
+    assert_eq!(draft.money_for_goods(), Funds::OnItsWay, "asked twice, asked for once");
+    assert_eq!(draft.changes.tasks.len(), 1);
+    let paid = tell(&draft.finish().0, vec![words[3].clone()]);
+    assert_eq!(Draft::new(&paid, at(30), &policy, 7_000..8_000).money_for_goods(), Funds::Here);
+    let gone = tell(&paid, vec![words[9].clone()]);
+    assert_eq!(Draft::new(&gone, at(30), &policy, 9_000..9_900).money_for_goods(), Funds::Gone);
+}
