@@ -143,19 +143,18 @@ impl Reconciler {
     /// A webhook goes to whoever speaks with its sender, in that one's words.
     async fn signal(&self, webhook: load::Waiting) {
         let load::Waiting { inbox_id, provider, locator } = webhook;
-        let told = if self.context.carriers.contains_key(provider.as_str()) {
+        let unreadable =
+            |error: serde_json::Error| tracing::error!(inbox_id, %error, "a webhook's names cannot be read");
+        if self.context.carriers.contains_key(provider.as_str()) {
             match serde_json::from_value(locator) {
-                Ok(locator) => Ok(self.shipping.signal(&provider, inbox_id, locator).await),
-                Err(error) => Err(error),
+                Ok(locator) => self.shipping.signal(&provider, inbox_id, locator).await,
+                Err(error) => unreadable(error),
             }
         } else {
             match serde_json::from_value(locator) {
-                Ok(locator) => Ok(self.payments.signal(&provider, inbox_id, locator).await),
-                Err(error) => Err(error),
+                Ok(locator) => self.payments.signal(&provider, inbox_id, locator).await,
+                Err(error) => unreadable(error),
             }
-        };
-        if let Err(error) = told {
-            tracing::error!(inbox_id, %error, "a webhook's names cannot be read");
         }
     }
 

@@ -35,7 +35,6 @@ struct Books {
     labels: Vec<(ShipmentId, Label)>,
     tracks: HashMap<String, Vec<Tracking>>,
     moods: HashMap<Ask, VecDeque<Mood>>,
-    always: HashMap<Ask, Mood>,
     calls: HashMap<Ask, usize>,
     buy_as: Option<LabelStatus>,
     void_as: Option<Void>,
@@ -62,11 +61,6 @@ impl FakeCarrier {
     /// The next question of this kind is taken so.
     pub(crate) fn next(&self, ask: Ask, mood: Mood) {
         self.books().moods.entry(ask).or_default().push_back(mood);
-    }
-
-    /// Every question of this kind is taken so from now on.
-    pub(crate) fn always(&self, ask: Ask, mood: Mood) {
-        self.books().always.insert(ask, mood);
     }
 
     /// Whoever hangs goes on.
@@ -153,7 +147,7 @@ impl FakeCarrier {
             let mut books = self.books();
             *books.calls.entry(ask).or_default() += 1;
             let next = books.moods.get_mut(&ask).and_then(VecDeque::pop_front);
-            next.or_else(|| books.always.get(&ask).cloned()).unwrap_or(Mood::Well)
+            next.unwrap_or(Mood::Well)
         };
         match mood {
             Mood::Well => Ok(Reply::Heard),

@@ -128,6 +128,7 @@ impl Draft<'_> {
             }
         } else if self.advance(shipment_id, ShipmentEvent::Dropped) {
             self.parcel_event(shipment_id, "shipment_dropped", json!({ "why": why }));
+            self.sweep_if_doubted(shipment_id);
         }
     }
 
@@ -254,9 +255,9 @@ impl Draft<'_> {
         });
         self.advance(shipment_id, ShipmentEvent::LabelRefused);
         self.parcel_event(shipment_id, "label_failed", json!({ "why": why }));
-        self.sweep_if_doubted(shipment_id);
     }
 
+    /// Only a shipment that buys no more is swept: what a sweep finds beside its label must not be one that is being bought.
     fn sweep_if_doubted(&mut self, shipment_id: ShipmentId) {
         let about = About::Shipment(shipment_id);
         let sweeping = self.order.tasks.iter().any(|task| task.kind == TaskKind::SweepLabels && task.about == about);
