@@ -32,8 +32,8 @@ impl TestEngine {
     async fn delivered(&self, lines: &[(SkuId, i64)]) -> OrderId {
         let order_id = self.paid(lines).await;
         let shipment_id = self.pack(order_id, by_hand(everything())).await;
-        self.ask(order_id, Command::Ship { shipment_id }).await.unwrap();
-        self.ask(order_id, Command::Deliver { shipment_id }).await.unwrap();
+        self.ask(order_id, Command::Ship { shipment_id }).await.expect("it is ready");
+        self.ask(order_id, Command::Deliver { shipment_id }).await.expect("it has left");
         order_id
     }
 
@@ -46,7 +46,7 @@ impl TestEngine {
     }
 
     async fn causes(&self, sku_id: SkuId) -> Vec<(String, i64, i64)> {
-        let rows = self.engine.ledger(sku_id, None, 20).await.unwrap();
+        let rows = self.engine.ledger(sku_id, None, 20).await.expect("a ledger");
         let back = ["restock", "quarantine", "scrap"];
         let rows = rows.into_iter().rev().filter(|row| back.contains(&row.cause.as_str()));
         rows.map(|row| (row.cause, row.d_on_hand, row.d_reserved)).collect()
