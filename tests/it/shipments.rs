@@ -486,6 +486,20 @@ async fn delivered_before_transit_and_a_late_transit_never_step_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn delivered_is_the_last_word_also_with_an_older_date() {
+    let shop = TestEngine::start().await;
+    let order_id = shop.paid(&[(shop.sku(5).await, 1)]).await;
+    let (shipment_id, number) = shop.labelled(order_id, everything()).await;
+    shop.carrier.scan(&number, TrackingStatus::Transit, 20);
+    shop.carrier_tells_of(&number).await;
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::InTransit).await;
+    shop.carrier.scan(&number, TrackingStatus::Delivered, 10);
+    shop.carrier_tells_of(&number).await;
+    shop.shipment_becomes(order_id, shipment_id, ShipmentState::Delivered).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn news_that_overtakes_the_labels_answer_waits_for_it() {
     let shop = TestEngine::start().await;
     let order_id = shop.paid(&[(shop.sku(5).await, 1)]).await;
