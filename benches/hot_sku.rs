@@ -93,6 +93,8 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         policy,
         providers: Vec::new(),
         notifiers: Vec::new(),
+        carriers: Vec::new(),
+        ship_from: None,
         return_urls: Arc::new(|_| (String::new(), String::new())),
         clock: Clock::default(),
         faults: Arc::new(Faults::default()),

@@ -9,7 +9,7 @@ use souk_actors::{
     clock::Clock,
     domain::{OrderId, Policy},
     faults::Faults,
-    ports::{Notifier, PaymentProvider},
+    ports::{Carrier, Notifier, PaymentProvider},
 };
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{
@@ -106,6 +106,8 @@ impl App {
             policy: policy(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
             notifiers,
+            carriers: carrier.iter().map(|carrier| Arc::clone(carrier) as Arc<dyn Carrier>).collect(),
+            ship_from: Some(config.shipping.from.address()),
             return_urls: return_urls(config, &keys),
             clock,
             faults: Arc::clone(&faults),

@@ -432,6 +432,8 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         payments: Vec::new(),
         refunds: Vec::new(),
         tasks: Vec::new(),
+        shipments: Vec::new(),
+        returns: Vec::new(),
     }
 }
 

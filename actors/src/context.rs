@@ -6,11 +6,11 @@ use sqlx::PgPool;
 
 use crate::{
     clock::Clock,
-    domain::{Channel, Policy},
+    domain::{Address, Channel, Policy},
     faults::Faults,
     journal::Journal,
     news::News,
-    ports::{Notifier, PaymentProvider},
+    ports::{Carrier, Notifier, PaymentProvider},
     store::Ids,
 };
 
@@ -24,6 +24,9 @@ pub(crate) struct Context {
     pub pool: PgPool,
     pub faults: Arc<Faults>,
     pub providers: HashMap<&'static str, Arc<dyn PaymentProvider>>,
+    pub carriers: HashMap<&'static str, Arc<dyn Carrier>>,
+    /// Where parcels begin; without it no carrier is asked for a label.
+    pub ship_from: Option<Address>,
     /// The ways out for news.
     pub notifiers: HashMap<Channel, Arc<dyn Notifier>>,
     /// Who is to hear of what.

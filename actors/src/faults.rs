@@ -35,6 +35,15 @@ pub const POINTS: &[&str] = &[
 
 /// Places that no sale passes.
 pub const BULK_POINTS: &[&str] = &["import.chunk"];
+/// Every named place that a parcel passes after the sale, in that order.
+pub const PARCEL_POINTS: &[&str] = &[
+    "shipping.before_buy",
+    "shipping.after_buy",
+    "shipping.answered",
+    "shipping.before_void",
+    "shipping.after_void",
+    "order.tracked",
+];
 
 /// What happens at an armed place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +99,7 @@ impl Faults {
         };
         let point = words
             .next()
-            .filter(|point| POINTS.contains(point) || BULK_POINTS.contains(point))
+            .filter(|point| [POINTS, BULK_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point)))
             .ok_or("no such place")?;
         let spare = words.next().unwrap_or("0").parse().map_err(|_| "the number of passes is a number")?;
         self.arm(point, None, fault, spare, 1);

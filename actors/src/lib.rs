@@ -13,6 +13,9 @@ pub mod ports;
 // A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
 mod shelf;
 
+// Calls to an outside party: a queue, a limit, a breaker.
+mod calls;
+
 // The engine's SQL, who is to hear of what, and the journal that alone writes.
 pub mod journal;
 mod news;
@@ -29,6 +32,7 @@ mod order;
 mod outbox;
 mod payment;
 mod reconciler;
+mod shipping;
 mod sku;
 
 // The door.
@@ -37,5 +41,7 @@ mod engine;
 pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
-pub use engine::{Adjust, CheckedOut, Engine, Import, Imported, Resubscribe, Settings, Subscribe, Webhook};
+pub use engine::{
+    Adjust, CheckedOut, Engine, Import, Imported, ParcelWebhook, Resubscribe, Settings, Subscribe, Webhook,
+};
 pub use order::CommandKey;

@@ -5,19 +5,16 @@
 //! A call made twice is harmless by the provider's idempotency key, which is the task's id.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use crate::{
+    calls::{self, Calls, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{Intent, Money, OrderId, PaymentId, Refusal, TaskId},
@@ -28,13 +25,6 @@ use crate::{
         load,
     },
 };
-
-/// Calls to one provider at once.
-const AT_ONCE: usize = 64;
-/// Calls that may wait for their turn; what does not fit stays due in Postgres and comes again.
-const QUEUE: usize = 8_192;
-/// Calls without a certain answer, in a row, that open the breaker.
-const PATIENCE: u32 = 8;
 
 /// A call to be made.
 pub(crate) struct Job {
@@ -106,17 +96,6 @@ pub(crate) enum Msg {
     Ended { key: JobKey, end: End, trial: bool },
 }
 
-/// What a call says of the provider's health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The provider said something certain.
-    Certain,
-    /// It did not.
-    Uncertain,
-    /// It was not asked.
-    NotAsked,
-}
-
 /// A provider's name as a key.
 pub(crate) type Provider = &'static str;
 
@@ -165,10 +144,10 @@ impl Kind for Paying {
     type Key = Provider;
     type Msg = Msg;
     /// Whether the provider is being left alone.
-    type Shared = AtomicBool;
+    type Shared = LeftAlone;
 
-    fn shared(&self, _: Provider) -> AtomicBool {
-        AtomicBool::new(false)
+    fn shared(&self, _: Provider) -> LeftAlone {
+        LeftAlone::default()
     }
 
     async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
@@ -183,13 +162,12 @@ impl Kind for Paying {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, _: &AtomicBool) -> bool {
+    fn may_rest(&self, _: &LeftAlone) -> bool {
         false
     }
 
-    fn detail(&self, left_alone: &AtomicBool) -> Option<serde_json::Value> {
-        let breaker = if left_alone.load(Ordering::Relaxed) { "open" } else { "closed" };
-        Some(serde_json::json!({ "breaker": breaker }))
+    fn detail(&self, left_alone: &LeftAlone) -> Option<serde_json::Value> {
+        Some(left_alone.detail())
     }
 }
 
@@ -198,14 +176,6 @@ struct Caller {
     context: Arc<Context>,
     orders: Orders,
     provider: Arc<dyn PaymentProvider>,
-}
-
-#[derive(Default)]
-struct State {
-    carried: HashSet<JobKey>,
-    queue: VecDeque<(JobKey, Call)>,
-    running: usize,
-    breaker: Breaker,
 }
 
 /// A call in the queue: a job, a webhook whose payment is still to be found, or the provider's list of events.
@@ -217,77 +187,44 @@ enum Call {
 
 impl Actor for Caller {
     type Msg = Envelope<Paying>;
-    type State = State;
+    type State = Calls<JobKey, Call>;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<State, ActorProcessingErr> {
-        self.show(false);
-        Ok(State::default())
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+        let left_alone = self.cell.upgrade().map(|cell| cell.shared.clone()).unwrap_or_default();
+        Ok(Calls::new(self.provider.name(), left_alone))
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
-        state: &mut State,
+        calls: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let (msg, _ticket) = envelope.open();
         match msg {
-            Msg::Run(job) => enqueue(state, job.key, Call::Job(job)),
+            Msg::Run(job) => calls.enqueue(job.key, Call::Job(job)),
             Msg::Signal { inbox_id, locator } => {
-                enqueue(state, JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
+                calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
             }
-            Msg::Events { since } => enqueue(state, JobKey::Events, Call::Events { since }),
-            Msg::Ended { key, end, trial } => self.ended(state, key, end, trial),
+            Msg::Events { since } => calls.enqueue(JobKey::Events, Call::Events { since }),
+            Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
         }
-        self.start_calls(&myself, state);
+        self.start_calls(&myself, calls);
         Ok(())
     }
 }
 
-fn enqueue(state: &mut State, key: JobKey, call: Call) {
-    if state.queue.len() < QUEUE && state.carried.insert(key) {
-        state.queue.push_back((key, call));
-    }
-}
-
 impl Caller {
-    fn ended(&self, state: &mut State, key: JobKey, end: End, trial: bool) {
-        state.carried.remove(&key);
-        state.running -= 1;
-        let turned = state.breaker.note(end, trial, self.context.clock.now());
-        if let Some(open) = turned {
-            tracing::warn!(provider = self.provider.name(), open, "the provider's breaker turned");
-            self.show(open);
-        }
-    }
-
-    /// Shows the breaker to ops.
-    fn show(&self, open: bool) {
-        if let Some(cell) = self.cell.upgrade() {
-            cell.shared.store(open, Ordering::Relaxed);
-        }
-        metrics::gauge!("souk_provider_breaker_open", "provider" => self.provider.name())
-            .set(f64::from(u8::from(open)));
-    }
-
-    fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, state: &mut State) {
-        let now = self.context.clock.now();
-        while state.running < AT_ONCE {
-            let Some((key, call)) = state.queue.pop_front() else { return };
-            state.running += 1;
-            let (refused, trial) = match state.breaker.lets(now) {
-                Pass::Free => (None, false),
-                Pass::Trial => (None, true),
-                Pass::Refused(pause) => (Some(pause), false),
-            };
+    fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, calls: &mut Calls<JobKey, Call>) {
+        while let Some((key, call, pass)) = calls.next(self.context.clock.now()) {
             let errand = Errand {
                 context: Arc::clone(&self.context),
                 orders: self.orders.clone(),
                 provider: Arc::clone(&self.provider),
-                refused,
+                refused: pass.refused(),
             };
-            let (cell, actor) = (self.cell.clone(), myself.clone());
+            let (cell, actor, trial) = (self.cell.clone(), myself.clone(), pass.is_trial());
             tokio::spawn(async move {
                 // a call that panics has ended too: its row is still due
                 let end = tokio::spawn(errand.make(call)).await.unwrap_or(End::Uncertain);
@@ -295,62 +232,6 @@ impl Caller {
                     cell.nudge(&actor, Msg::Ended { key, end, trial });
                 }
             });
-        }
-    }
-}
-
-/// Leaves a provider alone that gives no certain answers: for a second, then two, then four, half a minute at the most.
-/// When that is over a single call tries it again.
-#[derive(Default)]
-struct Breaker {
-    failures: u32,
-    open_until: Option<DateTime<Utc>>,
-    /// A call is out to find out whether the provider is back.
-    trying: bool,
-}
-
-/// What the breaker says to a call.
-#[derive(Debug, PartialEq, Eq)]
-enum Pass {
-    Free,
-    /// The one call that tries.
-    Trial,
-    /// Put off for so long.
-    Refused(Duration),
-}
-
-impl Breaker {
-    fn lets(&mut self, now: DateTime<Utc>) -> Pass {
-        let Some(until) = self.open_until else { return Pass::Free };
-        if now >= until && !self.trying {
-            self.trying = true;
-            return Pass::Trial;
-        }
-        Pass::Refused((until - now).to_std().unwrap_or_default().max(Duration::from_millis(500)))
-    }
-
-    /// Takes a call's end in. Says so if that opened or closed it. A call that did not ask says nothing of the provider:
-    /// were it a failure, those that are refused would keep the breaker open for ever.
-    fn note(&mut self, end: End, trial: bool, now: DateTime<Utc>) -> Option<bool> {
-        let was_open = self.open_until.is_some();
-        self.trying &= !trial;
-        match end {
-            End::NotAsked => None,
-            End::Certain => {
-                *self = Self::default();
-                was_open.then_some(false)
-            }
-            // calls that had begun before it opened
-            End::Uncertain if was_open && !trial => None,
-            End::Uncertain => {
-                self.failures += 1;
-                if self.failures < PATIENCE {
-                    return None;
-                }
-                let doubled = 1i64 << (self.failures - PATIENCE).min(5);
-                self.open_until = Some(now + TimeDelta::seconds(doubled.min(30)));
-                (!was_open).then_some(true)
-            }
         }
     }
 }
@@ -414,28 +295,11 @@ impl Errand {
     }
 
     fn end_of<T>(&self, answer: &Result<T, ProviderError>) -> End {
-        match answer {
-            _ if self.refused.is_some() => End::NotAsked,
-            Err(ProviderError::Unknown { .. }) => End::Uncertain,
-            Ok(_)
-            | Err(
-                ProviderError::Declined(_)
-                | ProviderError::NotYet(_)
-                | ProviderError::AlreadyDone(_)
-                | ProviderError::Dead(_)
-                | ProviderError::Rejected(_),
-            ) => End::Certain,
-        }
+        if self.refused.is_some() { End::NotAsked } else { End::of(answer) }
     }
 
     fn may_call(&self) -> Result<(), ProviderError> {
-        match self.refused {
-            None => Ok(()),
-            Some(pause) => Err(ProviderError::Unknown {
-                reason: "the provider is being left alone".to_owned(),
-                retry_after: Some(pause),
-            }),
-        }
+        calls::may_call(self.refused)
     }
 
     async fn create(&self, wish: &CreatePayment) -> Result<Answer, ProviderError> {
@@ -639,6 +503,7 @@ impl Errand {
                 provider: name,
                 event_id: &event.event_id,
                 transmission_id: &transmission,
+                event_type: &locator.event_type,
                 body: &event.body,
             };
             match inbox::store(&self.context.pool, &row, &locator, began).await {
@@ -687,33 +552,4 @@ fn is_charge(fact: &Fact) -> bool {
     let refused =
         matches!(fact.status, FactStatus::Declined | FactStatus::Failed | FactStatus::Voided | FactStatus::Other);
     matches!(fact.kind, FactKind::Capture | FactKind::Authorisation) && !refused
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_breaker_lets_one_call_try_and_is_kept_open_by_no_refusal() {
-        let clock = crate::clock::Clock::default();
-        let now = clock.now();
-        let mut breaker = Breaker::default();
-        for _ in 1..PATIENCE {
-            assert_eq!(breaker.note(End::Uncertain, false, now), None);
-        }
-        assert_eq!(breaker.note(End::Uncertain, false, now), Some(true));
-        assert!(matches!(breaker.lets(now), Pass::Refused(_)));
-        assert_eq!(breaker.note(End::NotAsked, false, now), None);
-        let later = now + TimeDelta::seconds(1);
-        assert_eq!(breaker.lets(later), Pass::Trial);
-        assert!(matches!(breaker.lets(later), Pass::Refused(_)), "one is enough");
-        assert_eq!(breaker.note(End::NotAsked, true, later), None, "it had nothing to ask");
-        assert_eq!(breaker.lets(later), Pass::Trial, "so another one tries");
-        assert_eq!(breaker.note(End::Uncertain, true, later), None);
-        assert!(matches!(breaker.lets(later), Pass::Refused(_)));
-        let later = later + TimeDelta::seconds(2);
-        assert_eq!(breaker.lets(later), Pass::Trial);
-        assert_eq!(breaker.note(End::Certain, true, later), Some(false));
-        assert_eq!(breaker.lets(later), Pass::Free);
-    }
 }

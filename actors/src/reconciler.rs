@@ -16,6 +16,7 @@ use crate::{
     importer::Imports,
     order::{self, Orders},
     payment::Payments,
+    shipping::Shipping,
     sku::Skus,
     store::{entry::Entry, inbox, load},
 };
@@ -46,6 +47,7 @@ pub(crate) struct Reconciling {
     pub orders: Orders,
     pub payments: Payments,
     pub imports: Imports,
+    pub shipping: Shipping,
 }
 
 /// Look around.
@@ -70,6 +72,7 @@ impl Kind for Reconciling {
             orders: self.orders.clone(),
             payments: self.payments.clone(),
             imports: self.imports.clone(),
+            shipping: self.shipping.clone(),
         };
         let spawned = Actor::spawn_linked(None, reconciler, (), supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
@@ -94,6 +97,7 @@ struct Reconciler {
     orders: Orders,
     payments: Payments,
     imports: Imports,
+    shipping: Shipping,
 }
 
 impl Actor for Reconciler {
@@ -140,7 +144,7 @@ impl Reconciler {
             }
         }
         for webhook in load::due_inbox(pool, now, MOST).await? {
-            self.payments.signal(&webhook.provider, webhook.inbox_id, webhook.locator).await;
+            self.signal(webhook).await;
         }
         for (provider, since) in inbox::due_lists(pool, now).await? {
             self.payments.read_events(&provider, since).await;
@@ -152,6 +156,24 @@ impl Reconciler {
         load::prune_keys(pool, now - KEPT, FORGOTTEN).await?;
         load::imports::sweep(pool, now - KEPT, FORGOTTEN).await?;
         Ok(())
+    }
+
+    /// A webhook goes to whoever speaks with its sender, in that one's words.
+    async fn signal(&self, webhook: load::Waiting) {
+        let load::Waiting { inbox_id, provider, locator } = webhook;
+        let unreadable =
+            |error: serde_json::Error| tracing::error!(inbox_id, %error, "a webhook's names cannot be read");
+        if self.context.carriers.contains_key(provider.as_str()) {
+            match serde_json::from_value(locator) {
+                Ok(locator) => self.shipping.signal(&provider, inbox_id, locator).await,
+                Err(error) => unreadable(error),
+            }
+        } else {
+            match serde_json::from_value(locator) {
+                Ok(locator) => self.payments.signal(&provider, inbox_id, locator).await,
+                Err(error) => unreadable(error),
+            }
+        }
     }
 
     /// An engine that has nothing to write would not notice that a newer one has taken over: an empty entry meets the fence.

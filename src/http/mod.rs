@@ -11,7 +11,9 @@ mod orders;
 mod pages;
 mod products;
 mod refunds;
+mod returns;
 mod serve;
+mod shipments;
 mod shipping;
 mod subscriptions;
 mod webhooks;
@@ -61,6 +63,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(orders::events))
         .routes(routes!(orders::pay))
         .routes(routes!(orders::cancel))
+        .routes(routes!(shipments::list))
+        .routes(routes!(returns::ask, returns::of_order))
         // providers
         .routes(routes!(webhooks::paypal))
         .routes(routes!(webhooks::shippo))
@@ -79,6 +83,19 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(refunds::refund))
         .routes(routes!(refunds::cancel))
         .routes(routes!(refunds::capture))
+        .routes(routes!(shipments::pack))
+        .routes(routes!(shipments::label, shipments::buy_label))
+        .routes(routes!(shipments::void))
+        .routes(routes!(shipments::ship))
+        .routes(routes!(shipments::deliver))
+        .routes(routes!(returns::list))
+        .routes(routes!(returns::show))
+        .routes(routes!(returns::approve))
+        .routes(routes!(returns::decline))
+        .routes(routes!(returns::sent))
+        .routes(routes!(returns::receive))
+        .routes(routes!(returns::inspect))
+        .routes(routes!(returns::close))
         .routes(routes!(subscriptions::subscribe, subscriptions::list))
         .routes(routes!(subscriptions::show, subscriptions::update, subscriptions::unsubscribe))
         .routes(routes!(subscriptions::test))

@@ -28,7 +28,7 @@ pub(crate) struct Order {
     /// `unpaid`, `pending`, `authorised`, `partially_paid`, `paid`, `overpaid`, `disputed`, `reversed`, `partially_refunded`,
     /// `refunding`, `refunded`.
     payment_status: String,
-    /// `unfulfilled` until it is shipped.
+    /// `unfulfilled`, `partially_fulfilled`, `fulfilled`, `delivered`.
     fulfilment_status: String,
     /// Why nothing of it is shipped for now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub(crate) struct OrderLine {
     quantity: i64,
     unit_price: PriceTag,
     total: PriceTag,
-    /// `held`, `committed`, `released`, `expired`.
+    /// `held`, `committed`, `released`, `expired`, `shipped`, `restocked`, `quarantined`, `scrapped`.
     reservation: String,
 }
 
@@ -122,7 +122,7 @@ impl From<OrderView> for Order {
             order_id: order.order_id.to_string(),
             status: order.status.to_string(),
             payment_status: order.payment_status.to_string(),
-            fulfilment_status: order.fulfilment_status.to_owned(),
+            fulfilment_status: order.fulfilment_status.to_string(),
             hold_reason: order.hold_reason,
             next: Next { what: order.next.what.to_owned(), by: order.next.by },
             lines: order.lines.into_iter().map(line).collect(),

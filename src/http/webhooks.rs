@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Json, extract::Request, http::StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use souk_actors::Webhook;
+use souk_actors::{ParcelWebhook, Webhook};
 
 use super::{
     State,
@@ -81,16 +81,11 @@ pub(crate) async fn shippo(axum::extract::State(shop): State, request: Request) 
         tracing::warn!(why, "a webhook that is not Shippo's");
         return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_signature", "Bad signature"));
     }
-    let new = keep_news(&shop, body.to_vec()).await?;
+    let webhook = ParcelWebhook { carrier: "shippo", body: body.to_vec() };
+    let new = within(SHIPPO_WAITS, shop.engine.parcel_webhook(webhook)).await?;
     metrics::counter!("souk_webhooks_total", "provider" => "shippo", "outcome" => if new { "stored" } else { "known" })
         .increment(1);
     Ok(Json(json!({ "received": true })))
-}
-
-/// Hands news of a parcel to the engine.
-async fn keep_news(_shop: &Arc<Shop>, _body: Vec<u8>) -> Answer<bool> {
-    let nobody = async { Err(souk_actors::domain::Refusal::Away("parcels are not followed yet")) };
-    within(SHIPPO_WAITS, nobody).await
 }
 
 fn rejected(rejection: Rejection) -> Problem {

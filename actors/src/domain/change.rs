@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 
 use super::{
     About, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState, OrderId,
-    OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, SkuId, Subscription,
-    SubscriptionId, TaskId, TaskKind, TaskState, Units, words,
+    OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Shipment, ShipmentId,
+    SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units, words,
 };
 
 words! {
@@ -23,6 +23,14 @@ words! {
         Release = "release",
         /// The hold's deadline passed.
         Expire = "expire",
+        /// The goods left.
+        Ship = "ship",
+        /// They came back and can be sold again.
+        Restock = "restock",
+        /// They came back and are put aside. Moves no counter.
+        Quarantine = "quarantine",
+        /// They came back and are thrown away. Moves no counter.
+        Scrap = "scrap",
     }
 }
 
@@ -45,6 +53,12 @@ pub struct Changes {
     pub refunds: Vec<RefundRow>,
     /// Provider calls, inserted or brought up to date.
     pub tasks: Vec<TaskRow>,
+    /// Shipments, inserted with their lines or brought up to date.
+    pub shipments: Vec<ShipmentRow>,
+    /// What a carrier said, each once.
+    pub tracking: Vec<(ShipmentId, Tracking)>,
+    /// Returns, inserted or brought up to date with their lines.
+    pub returns: Vec<ReturnRow>,
     /// Webhooks that this entry has dealt with.
     pub inbox: Vec<InboxMark>,
     /// News that were sent, or tried.
@@ -201,6 +215,24 @@ pub struct TaskRow {
     pub due_at: DateTime<Utc>,
     /// What came instead of an answer.
     pub last_error: Option<String>,
+}
+
+/// A shipment after the entry.
+#[derive(Debug, Clone)]
+pub struct ShipmentRow {
+    /// Of which order.
+    pub order_id: OrderId,
+    /// As it is then.
+    pub shipment: Shipment,
+}
+
+/// A return after the entry.
+#[derive(Debug, Clone)]
+pub struct ReturnRow {
+    /// Of which order.
+    pub order_id: OrderId,
+    /// As it is then.
+    pub goods: Return,
 }
 
 /// A webhook that was dealt with.

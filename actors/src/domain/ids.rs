@@ -132,6 +132,8 @@ id!(/// One refund of (part of) one capture.
     RefundId, "refund", "refund");
 id!(/// One parcel of an order, planned or under way.
     ShipmentId, "shipment", "shipment");
+id!(/// Goods of an order that come back.
+    ReturnId, "return", "return");
 id!(/// One provider call that was committed before it is made; its text is the provider's request id.
     TaskId, "task", "task");
 id!(/// One piece of news on its way; what its Message-ID or webhook id is made of.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Address, Capture, Email, Intent, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundKind,
-    RefundState, Service, ShipmentId, SkuId, Standing, TaskId, TaskKind, words,
+    RefundState, Return, Service, Shipment, ShipmentId, ShipmentState, SkuId, Standing, TaskId, TaskKind, words,
 };
 
 words! {
@@ -39,6 +39,14 @@ words! {
         Released = "released",
         /// Given back at the deadline.
         Expired = "expired",
+        /// Gone to the buyer.
+        Shipped = "shipped",
+        /// Came back, and can be sold again.
+        Restocked = "restocked",
+        /// Came back, and is put aside.
+        Quarantined = "quarantined",
+        /// Came back, and was thrown away.
+        Scrapped = "scrapped",
     }
 }
 
@@ -48,16 +56,33 @@ impl PartState {
     pub fn is_open(self) -> bool {
         match self {
             Self::Held | Self::Committed => true,
-            Self::Released | Self::Expired => false,
+            Self::Released | Self::Expired | Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => {
+                false
+            }
         }
     }
 
-    /// Whether its goods have left.
+    /// Whether its units have left, whatever became of them later.
     #[must_use]
     pub fn is_out(self) -> bool {
         match self {
+            Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => true,
             Self::Held | Self::Committed | Self::Released | Self::Expired => false,
         }
+    }
+}
+
+words! {
+    /// Goods of an order, derived from its parts and shipments.
+    Fulfilment {
+        /// Nothing has left.
+        Unfulfilled = "unfulfilled",
+        /// Some of what is sold has left.
+        Partial = "partially_fulfilled",
+        /// All of it has.
+        Fulfilled = "fulfilled",
+        /// All of it is with the buyer.
+        Delivered = "delivered",
     }
 }
 
@@ -233,6 +258,10 @@ pub struct Order {
     pub refunds: Vec<Refund>,
     /// Provider calls under way.
     pub tasks: Vec<Task>,
+    /// Its shipments, oldest first.
+    pub shipments: Vec<Shipment>,
+    /// Its returns, oldest first.
+    pub returns: Vec<Return>,
 }
 
 /// What happens next, and by when.
@@ -379,6 +408,63 @@ impl Order {
         (self.status == OrderStatus::Expired).then_some(Restock::LateApproval { payment_id: approved.id })
     }
 
+    /// Units of a line whose reservations are in one of some states.
+    #[must_use]
+    pub fn units(&self, line: i32, of: impl Fn(PartState) -> bool) -> i64 {
+        self.parts.iter().filter(|part| part.line == line && of(part.state)).map(|part| part.quantity).sum()
+    }
+
+    /// Units of a line that are sold and in no shipment: they can be packed, or called off.
+    #[must_use]
+    pub fn unpacked(&self, line: i32) -> i64 {
+        let packed: i64 = self.shipments.iter().filter(|own| own.is_packed()).map(|own| own.units(line)).sum();
+        self.units(line, |state| state == PartState::Committed) - packed
+    }
+
+    /// Whether a carrier still decides about a label of this order.
+    #[must_use]
+    pub fn awaits_carrier(&self) -> bool {
+        let undecided = |state| matches!(state, ShipmentState::Purchasing | ShipmentState::Voiding);
+        self.shipments.iter().any(|shipment| undecided(shipment.state))
+    }
+
+    /// Units of a line that left and are in no return.
+    #[must_use]
+    pub fn returnable(&self, line: i32) -> i64 {
+        let claimed: i64 = self.returns.iter().map(|own| own.claims(line)).sum();
+        self.units(line, PartState::is_out) - claimed
+    }
+
+    /// Units of a line that are with the buyer, or were.
+    fn delivered(&self, line: i32) -> i64 {
+        let delivered = self.shipments.iter().filter(|own| own.state == ShipmentState::Delivered);
+        delivered.map(|own| own.units(line)).sum()
+    }
+
+    /// The goods' headline.
+    #[must_use]
+    pub fn fulfilment(&self) -> Fulfilment {
+        let sum = |of: &dyn Fn(i32) -> i64| self.lines().map(|line| of(line.line)).sum::<i64>();
+        let left = sum(&|line| self.units(line, PartState::is_out));
+        let waiting = sum(&|line| self.units(line, PartState::is_open));
+        match (left, waiting) {
+            (0, _) => Fulfilment::Unfulfilled,
+            (_, 1..) => Fulfilment::Partial,
+            _ if sum(&|line| self.delivered(line)) == left => Fulfilment::Delivered,
+            _ => Fulfilment::Fulfilled,
+        }
+    }
+
+    /// Whether nothing of the goods is open any more: all that was sold is with the buyer, or came back and was looked at.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        let open = |line: i32| {
+            let under_way = self.units(line, |state| state == PartState::Shipped) - self.delivered(line);
+            self.units(line, PartState::is_open) > 0 || under_way > 0
+        };
+        self.parts.iter().any(|part| part.state.is_out()) && !self.lines().any(|line| open(line.line))
+    }
+
     /// The money's headline.
     #[must_use]
     pub fn payment_summary(&self) -> PaymentSummary {
@@ -459,7 +545,11 @@ impl Order {
             | PaymentSummary::Over
             | PaymentSummary::PartlyRefunded
             | PaymentSummary::Refunding
-            | PaymentSummary::Refunded => "the goods are shipped",
+            | PaymentSummary::Refunded => match self.fulfilment() {
+                Fulfilment::Unfulfilled => "the goods are shipped",
+                Fulfilment::Partial => "the rest of the goods is shipped",
+                Fulfilment::Fulfilled | Fulfilment::Delivered => "the goods arrive",
+            },
         }
     }
 }

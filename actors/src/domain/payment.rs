@@ -100,6 +100,14 @@ words! {
         Void = "void",
         /// Give money back.
         Refund = "refund",
+        /// Buy a shipment's label.
+        BuyLabel = "buy_label",
+        /// Ask a label's money back.
+        VoidLabel = "void_label",
+        /// Fetch a label's printable file.
+        FetchLabel = "fetch_label",
+        /// Find labels of a shipment beside its own, and ask their money back.
+        SweepLabels = "sweep_labels",
     }
 }
 

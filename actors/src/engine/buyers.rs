@@ -221,6 +221,7 @@ impl Engine {
             provider: webhook.provider,
             event_id: &webhook.event_id,
             transmission_id: &webhook.transmission_id,
+            event_type: &locator.event_type,
             body: &webhook.body,
         };
         let inbox_id =

@@ -3,6 +3,7 @@
 mod buyers;
 mod imports;
 mod notices;
+mod parcels;
 mod staff;
 
 use std::{
@@ -27,7 +28,7 @@ use crate::{
     clock::Clock,
     context::{Context, ReturnUrls},
     directory::{Directory, Kind, Node},
-    domain::{Channel, Policy, Refusal},
+    domain::{Address, Channel, Policy, Refusal},
     error,
     faults::Faults,
     importer::{Importing, Imports},
@@ -36,8 +37,9 @@ use crate::{
     order::{Orderly, Orders},
     outbox::{self, Telling},
     payment::{Paying, Payments},
-    ports::{Notifier, PaymentProvider},
+    ports::{Carrier, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
+    shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
         Ids,
@@ -50,6 +52,7 @@ use crate::{
 pub use buyers::{CheckedOut, Webhook};
 pub use imports::{Import, Imported};
 pub use notices::{Resubscribe, Subscribe};
+pub use parcels::ParcelWebhook;
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -66,6 +69,10 @@ pub struct Settings {
     pub providers: Vec<Arc<dyn PaymentProvider>>,
     /// Ways out for news; what has none is told to nobody.
     pub notifiers: Vec<Arc<dyn Notifier>>,
+    /// Carriers of parcels.
+    pub carriers: Vec<Arc<dyn Carrier>>,
+    /// Where parcels begin; without it no carrier is asked for a label.
+    pub ship_from: Option<Address>,
     /// Where a provider sends the buyer of an order back to: after approving, after changing its mind.
     pub return_urls: ReturnUrls,
     /// The clock; it is calibrated to the database.
@@ -84,6 +91,7 @@ pub struct Engine {
     orders: Orders,
     payments: Payments,
     imports: Imports,
+    shipping: Shipping,
     checkouts: Checkouts,
     coordinators: Arc<Directory<Coordinator>>,
     reconciler: Arc<Directory<Reconciling>>,
@@ -141,17 +149,27 @@ impl Engine {
                 .collect::<HashMap<_, _>>(),
             notifiers,
             news,
+            carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
+            ship_from: settings.ship_from,
             return_urls: settings.return_urls,
         });
 
         load::wake_inbox(&context.pool, clock.now()).await?;
         let providers: Vec<&str> = context.providers.keys().copied().collect();
         inbox::place_cursors(&context.pool, &providers, clock.now()).await?;
-        let orderly = Orderly { context: Arc::clone(&context), skus: skus.clone(), payments: OnceLock::new() };
+        let orderly = Orderly {
+            context: Arc::clone(&context),
+            skus: skus.clone(),
+            payments: OnceLock::new(),
+            shipping: OnceLock::new(),
+        };
         let orders = Orders(Directory::new(orderly, clock.clone(), Arc::clone(&escalate)));
         let paying = Paying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
         let payments = Payments(Directory::new(paying, clock.clone(), Arc::clone(&escalate)));
         orders.0.kind.payments.set(payments.clone()).ok();
+        let carrying = Carrying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
+        let shipping = Shipping(Directory::new(carrying, clock.clone(), Arc::clone(&escalate)));
+        orders.0.kind.shipping.set(shipping.clone()).ok();
         let coordinator = Coordinator { context: Arc::clone(&context), skus: skus.clone(), orders: orders.clone() };
         let coordinators = Directory::new(coordinator, clock.clone(), Arc::clone(&escalate));
         let importing = Importing { context: Arc::clone(&context), skus: skus.clone() };
@@ -162,11 +180,12 @@ impl Engine {
             orders: orders.clone(),
             payments: payments.clone(),
             imports: imports.clone(),
+            shipping: shipping.clone(),
         };
         let reconciler = Directory::new(reconciling, clock.clone(), Arc::clone(&escalate));
         let outbox = Directory::new(Telling { context: Arc::clone(&context) }, clock.clone(), escalate);
 
-        let tree = plant(&skus, &orders, &payments, &coordinators, &imports, &reconciler, &outbox)
+        let tree = plant(&skus, &orders, &payments, &shipping, &coordinators, &imports, &reconciler, &outbox)
             .await
             .map_err(|_| sqlx::Error::WorkerCrashed)?;
         let heartbeats = [
@@ -179,6 +198,7 @@ impl Engine {
             orders,
             payments,
             imports,
+            shipping,
             checkouts: Checkouts::new(Arc::clone(&coordinators)),
             coordinators,
             reconciler,
@@ -215,6 +235,7 @@ impl Engine {
             self.orders.0.node(most),
             self.coordinators.node(most),
             self.payments.0.node(most),
+            self.shipping.0.node(most),
             self.imports.0.node(most),
             self.outbox.node(most),
             self.reconciler.node(most),
@@ -236,6 +257,10 @@ impl Engine {
                 provider.is_some_and(|provider| self.payments.0.release(provider))
             }
             Importing::ONE => key.parse().is_ok_and(|import_id| self.imports.0.release(import_id)),
+            Carrying::ONE => {
+                let carrier = self.context.carriers.keys().find(|name| **name == key);
+                carrier.is_some_and(|carrier| self.shipping.0.release(carrier))
+            }
             Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
             Telling::ONE => key.parse().is_ok_and(|channel| self.outbox.release(channel)),
             Reconciling::ONE => self.reconciler.release(reconciler::KEY),
@@ -317,6 +342,7 @@ async fn plant(
     skus: &Skus,
     orders: &Orders,
     payments: &Payments,
+    shipping: &Shipping,
     coordinators: &Arc<Directory<Coordinator>>,
     imports: &Imports,
     reconciler: &Arc<Directory<Reconciling>>,
@@ -329,6 +355,7 @@ async fn plant(
     tree.supervise(outbox).await?;
     tree.supervise(coordinators).await?;
     tree.supervise(&payments.0).await?;
+    tree.supervise(&shipping.0).await?;
     tree.supervise(&orders.0).await?;
     tree.supervise(&skus.0).await?;
     Ok(tree)

@@ -1,10 +1,10 @@
 //! A carrier of parcels, or somebody who speaks to many: labels, and where parcels are.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Address, Money, Parcel, ProviderError, Service, ShipmentId, words};
+use crate::domain::{Address, Parcel, ProviderError, Service, ShipmentId};
+pub use crate::domain::{Customs, CustomsItem, Label, LabelStatus, Tracking, TrackingStatus, Void};
 
 /// A source of labels and tracking. Every method is one errand, bounded by the gateway's own timeout.
 ///
@@ -56,79 +56,6 @@ pub struct BuyLabel {
     pub customs: Option<Customs>,
 }
 
-/// What customs want to know of a parcel.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Customs {
-    /// Who declares it.
-    pub signer: String,
-    /// What is in it.
-    pub items: Vec<CustomsItem>,
-}
-
-/// One kind of goods in a parcel, for customs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CustomsItem {
-    /// What it is.
-    pub description: String,
-    /// How many.
-    pub quantity: i64,
-    /// What all of them weigh, in grams.
-    pub grams: i64,
-    /// What all of them are worth.
-    pub value: Money,
-    /// Where it was made, ISO 3166 alpha-2.
-    pub origin: String,
-    /// The tariff number, where known.
-    pub hs_code: Option<String>,
-}
-
-/// A label as the carrier has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Label {
-    /// The carrier's id of it.
-    pub label_id: String,
-    /// Where it stands.
-    pub status: LabelStatus,
-    /// The carrier's token, as [`Carrier::track`] wants it.
-    pub carrier: Option<String>,
-    /// The parcel's number.
-    pub tracking_number: Option<String>,
-    /// Where a buyer can follow it.
-    pub tracking_url: Option<String>,
-    /// Where the file is, for a while.
-    pub file_url: Option<String>,
-    /// What it cost.
-    pub cost: Option<Money>,
-}
-
-/// Where a label stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LabelStatus {
-    /// Being bought.
-    Queued,
-    /// Bought.
-    Bought,
-    /// Not bought, and why, in the carrier's words.
-    Failed(String),
-    /// Its money is asked back.
-    Voiding,
-    /// Its money came back.
-    Voided,
-    /// Its money does not come back.
-    VoidRejected,
-}
-
-/// How a void stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Void {
-    /// The carrier decides; may take days.
-    Pending,
-    /// Granted.
-    Done,
-    /// Refused.
-    Rejected,
-}
-
 /// A label's printable file.
 #[derive(Debug, Clone)]
 pub struct LabelFile {
@@ -136,37 +63,6 @@ pub struct LabelFile {
     pub content_type: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
-}
-
-words! {
-    /// Where a parcel is, by rank: later words are further on the way.
-    TrackingStatus {
-        /// No word, or one that this version does not know.
-        Unknown = "unknown",
-        /// The carrier knows of it and does not have it.
-        PreTransit = "pre_transit",
-        /// On its way.
-        Transit = "transit",
-        /// Something went wrong: lost, destroyed, undeliverable.
-        Failure = "failure",
-        /// On its way back, or back.
-        Returned = "returned",
-        /// With the buyer.
-        Delivered = "delivered",
-    }
-}
-
-/// One thing that a carrier said of a parcel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tracking {
-    /// Where it is.
-    pub status: TrackingStatus,
-    /// The carrier's finer word.
-    pub substatus: Option<String>,
-    /// For a person; no address.
-    pub details: String,
-    /// When it was so, by the carrier's clock.
-    pub at: DateTime<Utc>,
 }
 
 /// How a webhook names the parcel it is about.

@@ -53,18 +53,83 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "status-is-reservations",
-        sentence: "an open order has its lines reserved, a closed one has none",
+        sentence: "an open order has its lines reserved or shipped, a closed one has none reserved",
         sql: "select format('order %s is %s with reservations %s', o.id, o.status, array_agg(distinct r.state))
               from customer_order o join reservation r on r.order_id = o.id
               group by o.id, o.status
               having case o.status
                   when 'awaiting_payment' then not bool_or(r.state = 'held') or bool_or(r.state = 'committed')
-                  when 'confirmed' then not bool_or(r.state = 'committed') or bool_or(r.state = 'held')
+                  when 'confirmed' then bool_or(r.state = 'held')
+                      or not bool_or(r.state in ('committed', 'shipped', 'restocked', 'quarantined', 'scrapped'))
+                  when 'completed' then bool_or(r.state in ('held', 'committed'))
+                      or not bool_or(r.state in ('shipped', 'restocked', 'quarantined', 'scrapped'))
                   when 'expired' then bool_or(r.state in ('held', 'committed'))
-                  when 'cancelling' then bool_or(r.state in ('held', 'committed'))
-                  when 'cancelled' then bool_or(r.state in ('held', 'committed'))
+                  -- a carrier may still decide about a label
+                  when 'cancelling' then bool_or(r.state = 'held') or bool_or(r.state = 'committed') and not exists (
+                      select from shipment s where s.order_id = o.id and s.state in ('purchasing', 'voiding'))
+                  when 'cancelled' then bool_or(r.state in ('held', 'committed', 'shipped'))
                   else false
               end",
+    },
+    Check {
+        name: "shipped-is-parcels",
+        sentence: "of each line as much has left as was in the parcels that left",
+        sql: "select format('order %s line %s: %s left, %s in parcels', order_id, line, r.gone, p.packed)
+              from (
+                  select order_id, line, sum(quantity) as gone from reservation
+                  where state in ('shipped', 'restocked', 'quarantined', 'scrapped') group by order_id, line
+              ) r full join (
+                  select s.order_id, l.line, sum(l.quantity) as packed from shipment s
+                  join shipment_line l on l.shipment_id = s.id where s.left_at is not null group by s.order_id, l.line
+              ) p using (order_id, line)
+              where r.gone is distinct from p.packed",
+    },
+    Check {
+        name: "packed-is-sold",
+        sentence: "no parcel that waits holds more of a line than is sold",
+        sql: "select format('order %s line %s: %s packed, %s sold', order_id, line, p.packed, coalesce(r.sold, 0))
+              from (
+                  select s.order_id, l.line, sum(l.quantity) as packed
+                  from shipment s join shipment_line l on l.shipment_id = s.id
+                  where s.state in ('draft', 'purchasing', 'labelled', 'label_failed', 'voiding', 'void_rejected')
+                  group by s.order_id, l.line
+              ) p left join (
+                  select order_id, line, sum(quantity) as sold from reservation where state = 'committed' group by order_id, line
+              ) r using (order_id, line)
+              where p.packed > coalesce(r.sold, 0)",
+    },
+    Check {
+        name: "label-once",
+        sentence: "a label belongs to one shipment",
+        sql: "select format('label %s of %s shipments', label_id, count(*)) from shipment
+              where label_id is not null group by service ->> 'provider', label_id having count(*) > 1",
+    },
+    Check {
+        name: "label-stuck",
+        sentence: "a label that is being bought or given back has a call under way",
+        sql: "select format('shipment %s of order %s is %s', s.id, s.order_id, s.state) from shipment s
+              where s.state in ('purchasing', 'voiding') and not exists (
+                  select from task t where t.shipment_id = s.id and t.state = 'open'
+                  and t.kind = case s.state when 'purchasing' then 'buy_label' else 'void_label' end::task_kind)",
+    },
+    Check {
+        name: "returns-within-shipped",
+        sentence: "never more of a line comes back than left, and every unit that was looked at came with a return",
+        sql: "select format('order %s line %s: %s left, %s claimed, %s looked at, %s of returns', order_id, line, r.gone,
+                  b.claimed, r.looked_at, b.decided)
+              from (
+                  select order_id, line, coalesce(sum(quantity) filter (where state in
+                          ('shipped', 'restocked', 'quarantined', 'scrapped')), 0) as gone,
+                      coalesce(sum(quantity) filter (where state in ('restocked', 'quarantined', 'scrapped')), 0) as looked_at
+                  from reservation group by order_id, line
+              ) r left join (
+                  select g.order_id, l.line,
+                      sum(case when g.state in ('inspected', 'closed') then l.received else l.quantity end) as claimed,
+                      sum(l.restocked + l.quarantined + l.scrapped) as decided
+                  from goods_return g join return_line l on l.return_id = g.id where g.state <> 'declined'
+                  group by g.order_id, l.line
+              ) b using (order_id, line)
+              where coalesce(b.claimed, 0) > r.gone or coalesce(b.decided, 0) <> r.looked_at",
     },
     Check {
         name: "hold-overdue",
@@ -107,7 +172,10 @@ pub const CHECKS: &[Check] = &[
               from customer_order o join money_of_order m on m.order_id = o.id
               where o.status in ('expired', 'cancelled', 'cancelling', 'awaiting_payment')
               and m.captured > m.refunding + m.gone
-              and not (o.status = 'awaiting_payment' and m.captured - m.refunding - m.gone < o.total_minor)",
+              and not (o.status = 'awaiting_payment' and m.captured - m.refunding - m.gone < o.total_minor)
+              -- how much goes back is known when the carriers have decided about its labels
+              and not (o.status = 'cancelling' and exists (
+                  select from shipment s where s.order_id = o.id and s.state in ('purchasing', 'voiding')))",
     },
     Check {
         name: "refund-within-capture",
@@ -187,11 +255,14 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "webhook-unprocessed",
-        sentence: "a webhook of a known payment is dealt with within a minute",
+        sentence: "a webhook of a known payment or parcel is dealt with within a minute",
         sql: "select format('inbox %s (%s), received %s, %s attempts', i.id, i.event_type, i.received_at, i.attempts) from inbox i
-              where i.processed_at is null and i.received_at < $1 - interval '1 minute' and exists (
+              where i.processed_at is null and i.received_at < $1 - interval '1 minute' and (exists (
                   select from payment p where p.provider = i.provider and (
-                      p.provider_order_id = i.locator ->> 'provider_order_id'))",
+                      p.provider_order_id = i.locator ->> 'provider_order_id')) or exists (
+                  select from shipment s where s.service ->> 'provider' = i.provider
+                  and s.tracking_number = i.locator ->> 'tracking_number'
+                  and (i.locator ->> 'carrier' is null or s.carrier = i.locator ->> 'carrier')))",
     },
     Check {
         name: "import-is-lines",

@@ -2,9 +2,8 @@
 //! of stock, orders or money is in it.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
 use sqlx::{PgPool, types::Json};
-
-use crate::ports::Locator;
 
 /// How often a provider's own list of events is read.
 const READ_EVERY: TimeDelta = TimeDelta::minutes(10);
@@ -16,6 +15,7 @@ pub(crate) struct InboxRow<'a> {
     pub provider: &'a str,
     pub event_id: &'a str,
     pub transmission_id: &'a str,
+    pub event_type: &'a str,
     pub body: &'a [u8],
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct InboxRow<'a> {
 pub(crate) async fn store(
     pool: &PgPool,
     row: &InboxRow<'_>,
-    locator: &Locator,
+    locator: &(impl Serialize + Sync),
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, sqlx::Error> {
     // one statement, so nothing can be left open by a client that goes away
@@ -35,7 +35,7 @@ pub(crate) async fn store(
     .bind(row.provider)
     .bind(row.event_id)
     .bind(row.transmission_id)
-    .bind(&locator.event_type)
+    .bind(row.event_type)
     .bind(Json(locator))
     .bind(row.body)
     .bind(now)

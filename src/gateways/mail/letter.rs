@@ -247,7 +247,7 @@ mod tests {
             order_id: OrderId(7),
             status: OrderStatus::AwaitingPayment,
             payment_status: PaymentSummary::Unpaid,
-            fulfilment_status: "unfulfilled",
+            fulfilment_status: souk_actors::domain::Fulfilment::Unfulfilled,
             hold_reason: None,
             next: NextStep { what: "", by: None },
             lines: vec![LineView {

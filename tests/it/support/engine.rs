@@ -22,7 +22,7 @@ use souk_actors::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use super::{FakeProvider, TestDb, eventually};
+use super::{FakeCarrier, FakeProvider, TestDb, eventually};
 
 /// What a test may want otherwise.
 pub(crate) struct Setup {
@@ -30,6 +30,7 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
     pub(crate) provider: Option<Arc<FakeProvider>>,
     pub(crate) notifiers: Vec<Arc<dyn Notifier>>,
+    pub(crate) carrier: Option<Arc<FakeCarrier>>,
     pub(crate) intent: Intent,
 }
 
@@ -39,6 +40,7 @@ impl Default for Setup {
             admission: 4_096,
             clock: Clock::default(),
             provider: None,
+            carrier: None,
             intent: Intent::Capture,
             notifiers: Vec::new(),
         }
@@ -49,6 +51,7 @@ pub(crate) struct TestEngine {
     pub(crate) db: Arc<TestDb>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) provider: Arc<FakeProvider>,
+    pub(crate) carrier: Arc<FakeCarrier>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) clock: Clock,
 }
@@ -65,6 +68,7 @@ impl TestEngine {
     pub(crate) async fn on(db: Arc<TestDb>, connect: PgConnectOptions, setup: Setup) -> Self {
         let clock = setup.clock;
         let provider = setup.provider.unwrap_or_else(|| Arc::new(FakeProvider::new("fake", clock.clone())));
+        let carrier = setup.carrier.unwrap_or_else(|| Arc::new(FakeCarrier::new("parcels", clock.clone())));
         let faults = Arc::new(Faults::default());
         let port: Arc<dyn PaymentProvider> = provider.clone();
         let settings = Settings {
@@ -80,6 +84,8 @@ impl TestEngine {
             },
             providers: vec![port],
             notifiers: setup.notifiers,
+            carriers: vec![carrier.clone()],
+            ship_from: Some(address()),
             return_urls: Arc::new(|order_id| {
                 (format!("https://shop.example/{order_id}"), "https://shop.example/".into())
             }),
@@ -87,7 +93,7 @@ impl TestEngine {
             faults: Arc::clone(&faults),
         };
         let engine = Arc::new(Engine::start(settings).await.expect("the engine starts"));
-        Self { db, engine, provider, faults, clock }
+        Self { db, engine, provider, carrier, faults, clock }
     }
 
     /// Opens a SKU that no other test knows.

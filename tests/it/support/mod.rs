@@ -1,8 +1,10 @@
 //! What the engine's stories are told with: a real Postgres, an engine on a database of its own, a provider of payments
 //! with books of its own, and a line to Postgres that can be cut.
 
+mod carrier;
 mod cluster;
 mod engine;
+pub(crate) mod goods;
 pub(crate) mod house;
 mod provider;
 mod proxy;
@@ -10,6 +12,7 @@ pub(crate) mod shop;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use carrier::{Ask, FakeCarrier};
 pub(crate) use cluster::TestDb;
 pub(crate) use engine::{Setup, TestEngine, basket, fingerprint, usd};
 pub(crate) use provider::{FakeProvider, Mood, Op};

@@ -44,7 +44,8 @@ impl Draft<'_> {
             (TaskKind::Capture | TaskKind::Authorise | TaskKind::CaptureAuthorised, _) => {
                 self.charge_answered(payment_id)
             }
-            (TaskKind::CreatePayment | TaskKind::Refund | TaskKind::Void, _) => {}
+            (TaskKind::CreatePayment | TaskKind::Refund | TaskKind::Void, _)
+            | (TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels, _) => {}
         }
         self.task_done(task_id);
         wishes

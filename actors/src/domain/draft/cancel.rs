@@ -16,10 +16,9 @@ impl Draft<'_> {
     /// [`Refusal::NotNow`] once it is over or on its way.
     pub fn cancel(&mut self, by_buyer: bool) -> Result<(), Refusal> {
         let reason = if by_buyer { "called off by the buyer" } else { "called off by staff" };
-        let stays = |part: &Part| part.state.is_out() || part.state == PartState::Committed && !self.cancellable(part);
         match self.order.status {
             OrderStatus::Cancelling | OrderStatus::Cancelled => Ok(()),
-            OrderStatus::Confirmed if by_buyer && self.order.parts.iter().any(stays) => {
+            OrderStatus::Confirmed if by_buyer && self.order.parts.iter().any(|part| part.state.is_out()) => {
                 Err(self.not_now("some of it is on its way"))
             }
             OrderStatus::AwaitingPayment | OrderStatus::Confirmed => self.cancel_lines(None, reason),
@@ -54,9 +53,20 @@ impl Draft<'_> {
 
     fn cancel_confirmed(&mut self, lines: Option<&[Units]>, reason: &str) -> Result<(), Refusal> {
         let wanted = match lines {
-            Some(lines) => self.merged(lines)?,
-            None => self.all_cancellable(),
+            Some(lines) => {
+                let wanted = self.merged(lines)?;
+                self.unpack(&wanted);
+                wanted
+            }
+            None => {
+                self.call_off_shipments(reason);
+                self.all_cancellable()
+            }
         };
+        if lines.is_none() && self.order.awaits_carrier() {
+            self.cancel_when_decided(reason, &wanted);
+            return Ok(());
+        }
         if wanted.is_empty() {
             return Err(self.not_now("nothing of it can be called off any more"));
         }
@@ -90,7 +100,11 @@ impl Draft<'_> {
         if self.order.status != OrderStatus::Confirmed {
             return;
         }
+        self.call_off_shipments(reason);
         let wanted = self.all_cancellable();
+        if self.order.awaits_carrier() {
+            return self.cancel_when_decided(reason, &wanted);
+        }
         for units in &wanted {
             self.release_units(*units);
         }
@@ -114,14 +128,44 @@ impl Draft<'_> {
         });
     }
 
-    /// Whether units of a part can still be called off: sold, and not on their way.
-    pub(super) fn cancellable(&self, part: &Part) -> bool {
-        part.state == PartState::Committed
+    /// A carrier still decides about a label: what is in no parcel is given back now, and the rest, with the money, when
+    /// that is decided.
+    fn cancel_when_decided(&mut self, reason: &str, wanted: &[Units]) {
+        for units in wanted {
+            self.release_units(*units);
+        }
+        self.order.status = OrderStatus::Cancelling;
+        self.event("cancelling", json!({ "reason": reason }));
     }
 
+    /// Every carrier has decided. What came free is given back; where something left or stays, the order is confirmed as
+    /// to that, and the rest is paid back.
+    pub(super) fn go_on_with_cancel(&mut self) {
+        if self.order.status != OrderStatus::Cancelling || self.order.awaits_carrier() {
+            return;
+        }
+        for units in self.all_cancellable() {
+            self.release_units(units);
+        }
+        if self.is_whole() {
+            let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
+            let (kind, lines) = (RefundKind::Cancellation, Vec::new());
+            return self.give_back(GiveBack { amount, kind, lines, reason: "cancelled", command_id: None });
+        }
+        self.order.status = OrderStatus::Confirmed;
+        let released = |line: i32| self.order.units(line, |state| state == PartState::Released);
+        let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
+        let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
+        self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
+        let price = self.price_not_paid_back(&lines).min(self.order.kept_minor());
+        let amount = Money::new(price, self.order.total.currency);
+        let (kind, reason) = (RefundKind::Cancellation, "cancelled");
+        self.give_back(GiveBack { amount, kind, lines, reason, command_id: None });
+    }
+
+    /// Units of a line that can still be called off: sold, and in no parcel.
     fn cancellable_of(&self, line: i32) -> i64 {
-        let of_line = self.order.parts.iter().filter(|part| part.line == line && self.cancellable(part));
-        of_line.map(|part| part.quantity).sum()
+        self.order.unpacked(line)
     }
 
     fn all_cancellable(&self) -> Vec<Units> {
@@ -138,7 +182,8 @@ impl Draft<'_> {
     fn release_units(&mut self, units: Units) {
         let mut wanted = units.quantity;
         while wanted > 0 {
-            let next = self.order.parts.iter().find(|part| part.line == units.line && self.cancellable(part));
+            let sold = |part: &&Part| part.line == units.line && part.state == PartState::Committed;
+            let next = self.order.parts.iter().find(sold);
             let Some((number, quantity)) = next.map(|part| (part.part, part.quantity)) else { return };
             let released = self.split_part(number, wanted.min(quantity));
             self.move_part(released, PartState::Released, Cause::Release);
@@ -178,7 +223,7 @@ impl Draft<'_> {
         let calls = self.order.tasks.iter().any(|task| task.about.payment_id().is_some());
         let undecided = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
         let done = !calls && !undecided && !self.order.refunds.iter().any(waits);
-        if self.order.status == OrderStatus::Cancelling && done {
+        if self.order.status == OrderStatus::Cancelling && done && !self.order.awaits_carrier() {
             self.order.status = OrderStatus::Cancelled;
             self.event("cancelled", json!({}));
         }

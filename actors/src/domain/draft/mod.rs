@@ -9,7 +9,9 @@ mod calls;
 mod cancel;
 mod disputes;
 mod money;
+mod parcels;
 mod refunds;
+mod returns;
 mod staff;
 #[cfg(test)]
 mod tests;
@@ -83,6 +85,9 @@ impl<'a> Draft<'a> {
             && changes.facts.is_empty()
             && changes.refunds.is_empty()
             && changes.tasks.is_empty()
+            && changes.shipments.is_empty()
+            && changes.tracking.is_empty()
+            && changes.returns.is_empty()
     }
 
     // ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,6 +180,18 @@ impl<'a> Draft<'a> {
         };
         self.changes.splits.push(PartSplit { order_id, part: giver, new_part, quantity });
         new_part
+    }
+
+    /// Moves `quantity` units of a line from one state to another, out of as many parts as it takes.
+    fn move_units(&mut self, line: i32, quantity: i64, from: PartState, to: PartState, cause: Cause) {
+        let mut left = quantity;
+        while left > 0 {
+            let giver = self.order.parts.iter().find(|part| part.line == line && part.state == from);
+            let Some((number, units)) = giver.map(|part| (part.part, part.quantity)) else { return };
+            let number = self.split_part(number, left.min(units));
+            self.move_part(number, to, cause);
+            left -= left.min(units);
+        }
     }
 
     fn event(&mut self, kind: &'static str, data: serde_json::Value) {

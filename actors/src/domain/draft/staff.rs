@@ -21,6 +21,13 @@ impl Draft<'_> {
                 self.event("note", json!({ "text": text }));
                 Ok(None)
             }
+            Command::Pack(packing) => self.pack(packing).map(Some),
+            Command::BuyLabel { shipment_id } => self.retry_label(*shipment_id).map(|()| None),
+            Command::VoidLabel { shipment_id } => self.call_off(*shipment_id).map(|()| None),
+            Command::Ship { shipment_id } => self.hand_over(*shipment_id).map(|()| None),
+            Command::Deliver { shipment_id } => self.handed_out(*shipment_id).map(|()| None),
+            Command::AskReturn { lines, note } => self.ask_return(lines, note.as_deref()).map(Some),
+            Command::Return { return_id, step } => self.step_return(*return_id, step).map(|()| None),
         }?;
         let id = made.unwrap_or_else(|| self.next_id());
         self.made = Some(id);

@@ -76,6 +76,8 @@ fn order(intent: Intent) -> Order {
         payments: vec![payment],
         refunds: Vec::new(),
         tasks: Vec::new(),
+        shipments: Vec::new(),
+        returns: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod imports;
 pub(crate) mod notices;
 mod order;
+mod parcels;
 
 use std::collections::HashMap;
 
@@ -15,6 +16,7 @@ use crate::{
 };
 
 pub(crate) use order::order;
+pub(crate) use parcels::{label_file, list_returns, locate_parcel, order_of_return};
 
 /// A word or a value in a row that this version does not know.
 fn odd(error: impl std::fmt::Display) -> sqlx::Error {
@@ -56,7 +58,9 @@ pub(crate) async fn due(
          union
          (select order_id from task where state = 'open' and due_at <= $1 and order_id <> all ($2) order by due_at limit $3)
          union
-         (select order_id from payment where check_at <= $1 and order_id <> all ($2) order by check_at limit $3)",
+         (select order_id from payment where check_at <= $1 and order_id <> all ($2) order by check_at limit $3)
+         union
+         (select order_id from shipment where check_at <= $1 and order_id <> all ($2) order by check_at limit $3)",
     )
     .bind(now)
     .bind(without)
@@ -75,7 +79,8 @@ pub(crate) async fn epoch(pool: &PgPool) -> Result<i64, sqlx::Error> {
 pub(crate) struct Waiting {
     pub inbox_id: i64,
     pub provider: String,
-    pub locator: Locator,
+    /// How it names what it is about, in the words of whoever speaks with that provider.
+    pub locator: serde_json::Value,
 }
 
 /// A new engine takes up at once what an earlier one was told and had not dealt with.
@@ -103,8 +108,11 @@ pub(crate) async fn due_inbox(pool: &PgPool, now: DateTime<Utc>, most: i64) -> R
     .fetch_all(pool)
     .await?;
     let read = |row: &PgRow| {
-        let locator = row.try_get::<sqlx::types::Json<Locator>, _>("locator")?.0;
-        Ok(Waiting { inbox_id: row.try_get("id")?, provider: row.try_get("provider")?, locator })
+        Ok(Waiting {
+            inbox_id: row.try_get("id")?,
+            provider: row.try_get("provider")?,
+            locator: row.try_get("locator")?,
+        })
     };
     rows.iter().map(read).collect()
 }

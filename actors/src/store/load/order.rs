@@ -2,10 +2,10 @@
 
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use super::{odd, word};
+use super::{odd, parcels, word};
 use crate::domain::{
-    About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, Part, Payment, PaymentId, Refund, RefundId,
-    Service, ShipmentId, Task, TaskId, Units,
+    About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, OrderStatus, Part, Payment, PaymentId,
+    Refund, RefundId, Return, Service, Shipment, ShipmentId, Task, TaskId, Units,
 };
 
 /// An order with all that decisions about it need.
@@ -26,11 +26,13 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         return Ok(None);
     };
     let currency: Currency = word(&row, "currency")?;
+    let status: OrderStatus = word(&row, "status")?;
+    let (shipments, returns) = goods(pool, order_id, status).await?;
     let order = Order {
         id: order_id,
         version: row.try_get("version")?,
         last_event: row.try_get("last_event")?,
-        status: word(&row, "status")?,
+        status,
         hold_reason: row.try_get("hold_reason")?,
         deadline: row.try_get("deadline")?,
         hold_ends_at: row.try_get("hold_ends_at")?,
@@ -44,8 +46,24 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         payments: payments(pool, order_id).await?,
         refunds: refunds(pool, order_id).await?,
         tasks: tasks(pool, order_id, currency).await?,
+        shipments,
+        returns,
     };
     Ok(Some(order))
+}
+
+/// Parcels are of orders that were paid: the others are not asked about them.
+async fn goods(
+    pool: &PgPool,
+    order_id: OrderId,
+    status: OrderStatus,
+) -> Result<(Vec<Shipment>, Vec<Return>), sqlx::Error> {
+    match status {
+        OrderStatus::AwaitingPayment | OrderStatus::Expired => Ok((Vec::new(), Vec::new())),
+        OrderStatus::Confirmed | OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled => {
+            Ok((parcels::shipments(pool, order_id).await?, parcels::returns(pool, order_id).await?))
+        }
+    }
 }
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {

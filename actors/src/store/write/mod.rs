@@ -12,6 +12,7 @@ mod imports;
 mod money;
 mod notices;
 mod order;
+pub(crate) mod parcels;
 mod place;
 mod stock;
 
@@ -177,6 +178,9 @@ async fn in_transaction(
     money::payments(conn, &changes).await?;
     money::facts(conn, &changes).await?;
     money::refunds(conn, &changes).await?;
+    parcels::shipments(conn, &changes).await?;
+    parcels::tracking(conn, &changes).await?;
+    parcels::returns(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
     notices::notices(conn, notice_base, &live).await?;

@@ -68,7 +68,9 @@ pub(super) async fn parts(
              returning r.order_id, r.sku_id, r.quantity, r.state, w.cause, w.who, w.at, w.n
          ), written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
-             select $8 + n, sku_id, 0, case when state in ('released', 'expired') then -quantity else 0 end,
+             select $8 + n, sku_id,
+                 case state when 'shipped' then -quantity when 'restocked' then quantity else 0 end,
+                 case when state in ('released', 'expired', 'shipped') then -quantity else 0 end,
                  cause::ledger_cause, order_id, who, at
              from changed
              returning sku_id, d_on_hand, d_reserved

@@ -4,7 +4,12 @@
 //! [`Draft`], committed by the journal, and only then believed. One entry is in flight at a time; the journal's fence on
 //! the order's version catches whatever this actor does not know, and then it loads and decides again, once.
 
-use std::sync::{Arc, OnceLock};
+pub(crate) mod parcels;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
@@ -23,12 +28,15 @@ use crate::{
     payment::{Job, JobKey, Payments, What},
     ports::{CreatePayment, Created, Fact, ProviderError},
     shelf::Hold,
+    shipping::Shipping,
     sku::{HoldError, Skus},
     store::{
         entry::{Entry, Key, Line},
         load,
     },
 };
+
+use parcels::News;
 
 /// Numbers leased for one decision; gaps are allowed.
 const IDS: i64 = 64;
@@ -62,6 +70,8 @@ pub(crate) enum Msg {
     Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
     /// A provider was asked, and there is no telling what it would say.
     NoAnswer,
+    /// Something was heard of a parcel.
+    Parcel(News),
 }
 
 /// A command's idempotency key.
@@ -128,6 +138,8 @@ pub(crate) struct Orderly {
     pub skus: Skus,
     /// Set once the payment actors are there.
     pub payments: OnceLock<Payments>,
+    /// Set once the shipping actors are there.
+    pub shipping: OnceLock<Shipping>,
 }
 
 #[async_trait]
@@ -149,6 +161,7 @@ impl Kind for Orderly {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             payments: self.payments.get().cloned().ok_or(Refusal::Away("the engine is starting"))?,
+            shipping: self.shipping.get().cloned().ok_or(Refusal::Away("the engine is starting"))?,
         };
         let spawned = Actor::spawn_linked(None, keeper, order, supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
@@ -169,12 +182,15 @@ struct Keeper {
     context: Arc<Context>,
     skus: Skus,
     payments: Payments,
+    shipping: Shipping,
 }
 
 struct State {
     order: Order,
     /// Buyers that wait for the page where they approve.
     waiting: Vec<Reply<String>>,
+    /// Purchases that this actor has decided on and nobody was asked to make.
+    unasked: HashSet<TaskId>,
 }
 
 impl Actor for Keeper {
@@ -183,7 +199,7 @@ impl Actor for Keeper {
     type Arguments = Order;
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, order: Order) -> Result<State, ActorProcessingErr> {
-        Ok(State { order, waiting: Vec::new() })
+        Ok(State { order, waiting: Vec::new(), unasked: HashSet::new() })
     }
 
     async fn handle(
@@ -204,6 +220,7 @@ impl Actor for Keeper {
             Msg::Answered { task_id, answer } => self.answered(state, task_id, answer).await,
             Msg::Facts { payment_id, facts, inbox_id } => self.facts(state, payment_id, &facts, inbox_id).await,
             Msg::NoAnswer => self.put_off(state, None).await,
+            Msg::Parcel(news) => self.parcel_news(state, news).await,
         }
         Ok(())
     }
@@ -236,6 +253,7 @@ impl Keeper {
         who: Who,
         key: CommandKey,
     ) -> Result<Commanded, Refusal> {
+        self.check_carrier(command)?;
         let carry_out = |draft: &mut Draft<'_>| Ok((draft.carry_out(command)?, Vec::new()));
         let id = self.decide(state, who, Beside::Key(key), carry_out).await?;
         self.tell_waiting(state);
@@ -264,6 +282,7 @@ impl Keeper {
         }
         self.dispatch(state, false).await;
         self.check(state).await;
+        self.check_parcels(state).await;
     }
 
     async fn look(&self, state: &mut State) {
@@ -441,6 +460,7 @@ impl Keeper {
                 let parts = draft.restocked(wish, held.is_some());
                 entry.lines.extend(self.pair(&parts, held.unwrap_or_default()));
             }
+            draft.follow_up();
             let idle = draft.is_idle();
             if idle && matches!(beside, Beside::Nothing) {
                 return Ok(answer);
@@ -459,6 +479,9 @@ impl Keeper {
             match self.context.journal.commit(entry).await? {
                 Verdict::Committed if idle => return Ok(answer),
                 Verdict::Committed => {
+                    let known = |task: &Task| state.order.tasks.iter().any(|old| old.id == task.id);
+                    let opened = next.tasks.iter().filter(|task| task.kind == TaskKind::BuyLabel && !known(task));
+                    state.unasked.extend(opened.map(|task| task.id));
                     state.order = next;
                     return Ok(answer);
                 }
@@ -507,7 +530,7 @@ impl Keeper {
 
     /// Hands every due call to its payment actor, which knows what it is already carrying. A call that is not `fresh` from a
     /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
-    async fn dispatch(&self, state: &State, fresh: bool) {
+    async fn dispatch(&self, state: &mut State, fresh: bool) {
         let now = self.context.clock.now();
         for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
             let Some(payment) = state.order.payments.iter().find(|payment| Some(payment.id) == task.about.payment_id())
@@ -518,6 +541,7 @@ impl Keeper {
             let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
             self.payments.run(&payment.provider, job).await;
         }
+        self.dispatch_parcels(state).await;
     }
 
     fn what(&self, order: &Order, task: &Task, payment: &Payment, fresh: bool) -> Option<What> {
@@ -558,6 +582,7 @@ impl Keeper {
                     unlike: (age > REFUND_IDS_KEPT).then(|| bound.collect()),
                 })
             }
+            TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels => None,
         }
     }
 

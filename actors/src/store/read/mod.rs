@@ -1,13 +1,17 @@
 //! What people read: committed state, straight from Postgres.
 
+mod parcels;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, Row, postgres::PgRow};
 
+pub use parcels::{PackedView, ReturnView, ShipmentView, TrackingView, returns, shipments};
+
 use super::load;
 use crate::domain::{
-    Address, ChosenShipping, Counters, Currency, Money, NextStep, Order, OrderId, OrderStatus, PartState, PaymentId,
-    PaymentState, PaymentSummary, Refund, SkuId,
+    Address, ChosenShipping, Counters, Currency, Fulfilment, Money, NextStep, Order, OrderId, OrderStatus, PartState,
+    PaymentId, PaymentState, PaymentSummary, Refund, SkuId,
 };
 
 /// An order as its buyer and staff see it.
@@ -20,7 +24,7 @@ pub struct OrderView {
     /// Its money's headline.
     pub payment_status: PaymentSummary,
     /// Its goods' headline.
-    pub fulfilment_status: &'static str,
+    pub fulfilment_status: Fulfilment,
     /// Why nothing of it is shipped for now.
     pub hold_reason: Option<String>,
     /// What happens next, and by when.
@@ -98,7 +102,7 @@ impl From<&Order> for OrderView {
             order_id: order.id,
             status: order.status,
             payment_status: order.payment_summary(),
-            fulfilment_status: "unfulfilled",
+            fulfilment_status: order.fulfilment(),
             hold_reason: order.hold_reason.clone(),
             next: order.next_step(),
             lines: order.lines().map(line).collect(),

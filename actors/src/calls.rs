@@ -1,0 +1,222 @@
+//! Calls to one outside party: no more than so many at once, none twice, and none to whom does not answer.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::ports::ProviderError;
+
+/// Calls to one party at once.
+const AT_ONCE: usize = 64;
+/// Calls that may wait for their turn; what does not fit stays due in Postgres and comes again.
+const QUEUE: usize = 8_192;
+/// Calls without a certain answer, in a row, that open the breaker.
+const PATIENCE: u32 = 8;
+
+/// Whether a party is being left alone, for the tree.
+#[derive(Clone, Default)]
+pub(crate) struct LeftAlone(Arc<AtomicBool>);
+
+impl LeftAlone {
+    fn set(&self, party: &'static str, open: bool) {
+        self.0.store(open, Ordering::Relaxed);
+        metrics::gauge!("souk_provider_breaker_open", "provider" => party).set(f64::from(u8::from(open)));
+    }
+
+    pub(crate) fn detail(&self) -> serde_json::Value {
+        let breaker = if self.0.load(Ordering::Relaxed) { "open" } else { "closed" };
+        serde_json::json!({ "breaker": breaker })
+    }
+}
+
+/// Calls under way and in the queue, by what keeps one from being made twice at once.
+pub(crate) struct Calls<K, C> {
+    party: &'static str,
+    carried: HashSet<K>,
+    queue: VecDeque<(K, C)>,
+    running: usize,
+    breaker: Breaker,
+    left_alone: LeftAlone,
+}
+
+impl<K: Copy + Eq + Hash, C> Calls<K, C> {
+    /// None so far; `party` is the name that logs and metrics call it by.
+    pub(crate) fn new(party: &'static str, left_alone: LeftAlone) -> Self {
+        left_alone.set(party, false);
+        let (carried, queue) = (HashSet::new(), VecDeque::new());
+        Self { party, carried, queue, running: 0, breaker: Breaker::default(), left_alone }
+    }
+
+    /// Queues a call, unless it is carried already or the queue is full.
+    pub(crate) fn enqueue(&mut self, key: K, call: C) {
+        if self.queue.len() < QUEUE && self.carried.insert(key) {
+            self.queue.push_back((key, call));
+        }
+    }
+
+    /// The next call to begin, and what the breaker says to it; none while as many as may be are under way.
+    pub(crate) fn next(&mut self, now: DateTime<Utc>) -> Option<(K, C, Pass)> {
+        if self.running >= AT_ONCE {
+            return None;
+        }
+        let (key, call) = self.queue.pop_front()?;
+        self.running += 1;
+        Some((key, call, self.breaker.lets(now)))
+    }
+
+    /// A call has ended; `trial` if it was to find out whether the party is back.
+    pub(crate) fn ended(&mut self, key: &K, end: End, trial: bool, now: DateTime<Utc>) {
+        self.carried.remove(key);
+        self.running -= 1;
+        if let Some(open) = self.breaker.note(end, trial, now) {
+            tracing::warn!(provider = self.party, open, "the provider's breaker turned");
+            self.left_alone.set(self.party, open);
+        }
+    }
+}
+
+/// A call that the breaker refuses is not made.
+pub(crate) fn may_call(refused: Option<Duration>) -> Result<(), ProviderError> {
+    match refused {
+        None => Ok(()),
+        Some(pause) => Err(ProviderError::Unknown {
+            reason: "the provider is being left alone".to_owned(),
+            retry_after: Some(pause),
+        }),
+    }
+}
+
+/// What a call says of the provider's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The provider said something certain.
+    Certain,
+    /// It did not.
+    Uncertain,
+    /// It was not asked.
+    NotAsked,
+}
+
+impl End {
+    /// What an answer, or its lack, says.
+    pub(crate) fn of<T>(answer: &Result<T, ProviderError>) -> Self {
+        match answer {
+            Err(ProviderError::Unknown { .. }) => Self::Uncertain,
+            Ok(_)
+            | Err(
+                ProviderError::Declined(_)
+                | ProviderError::NotYet(_)
+                | ProviderError::AlreadyDone(_)
+                | ProviderError::Dead(_)
+                | ProviderError::Rejected(_),
+            ) => Self::Certain,
+        }
+    }
+}
+
+/// Leaves a provider alone that gives no certain answers: for a second, then two, then four, half a minute at the most.
+/// When that is over a single call tries it again.
+#[derive(Default)]
+struct Breaker {
+    failures: u32,
+    open_until: Option<DateTime<Utc>>,
+    /// A call is out to find out whether the provider is back.
+    trying: bool,
+}
+
+/// What the breaker says to a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    Free,
+    /// The one call that tries.
+    Trial,
+    /// Put off for so long.
+    Refused(Duration),
+}
+
+impl Pass {
+    /// For how long the call is put off.
+    pub(crate) fn refused(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(pause) => Some(*pause),
+            Self::Free | Self::Trial => None,
+        }
+    }
+
+    pub(crate) fn is_trial(&self) -> bool {
+        *self == Self::Trial
+    }
+}
+
+impl Breaker {
+    fn lets(&mut self, now: DateTime<Utc>) -> Pass {
+        let Some(until) = self.open_until else { return Pass::Free };
+        if now >= until && !self.trying {
+            self.trying = true;
+            return Pass::Trial;
+        }
+        Pass::Refused((until - now).to_std().unwrap_or_default().max(Duration::from_millis(500)))
+    }
+
+    /// Takes a call's end in. Says so if that opened or closed it. A call that did not ask says nothing of the provider:
+    /// were it a failure, those that are refused would keep the breaker open for ever.
+    fn note(&mut self, end: End, trial: bool, now: DateTime<Utc>) -> Option<bool> {
+        let was_open = self.open_until.is_some();
+        self.trying &= !trial;
+        match end {
+            End::NotAsked => None,
+            End::Certain => {
+                *self = Self::default();
+                was_open.then_some(false)
+            }
+            // calls that had begun before it opened
+            End::Uncertain if was_open && !trial => None,
+            End::Uncertain => {
+                self.failures += 1;
+                if self.failures < PATIENCE {
+                    return None;
+                }
+                let doubled = 1i64 << (self.failures - PATIENCE).min(5);
+                self.open_until = Some(now + TimeDelta::seconds(doubled.min(30)));
+                (!was_open).then_some(true)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_lets_one_call_try_and_is_kept_open_by_no_refusal() {
+        let clock = crate::clock::Clock::default();
+        let now = clock.now();
+        let mut breaker = Breaker::default();
+        for _ in 1..PATIENCE {
+            assert_eq!(breaker.note(End::Uncertain, false, now), None);
+        }
+        assert_eq!(breaker.note(End::Uncertain, false, now), Some(true));
+        assert!(matches!(breaker.lets(now), Pass::Refused(_)));
+        assert_eq!(breaker.note(End::NotAsked, false, now), None);
+        let later = now + TimeDelta::seconds(1);
+        assert_eq!(breaker.lets(later), Pass::Trial);
+        assert!(matches!(breaker.lets(later), Pass::Refused(_)), "one is enough");
+        assert_eq!(breaker.note(End::NotAsked, true, later), None, "it had nothing to ask");
+        assert_eq!(breaker.lets(later), Pass::Trial, "so another one tries");
+        assert_eq!(breaker.note(End::Uncertain, true, later), None);
+        assert!(matches!(breaker.lets(later), Pass::Refused(_)));
+        let later = later + TimeDelta::seconds(2);
+        assert_eq!(breaker.lets(later), Pass::Trial);
+        assert_eq!(breaker.note(End::Certain, true, later), Some(false));
+        assert_eq!(breaker.lets(later), Pass::Free);
+    }
+}

@@ -1,0 +1,421 @@
+//! The shipping actor: one a carrier. It buys the labels that orders have committed to, asks where parcels are, and leaves
+//! a carrier alone that does not answer.
+//!
+//! It keeps nothing that matters: every call is a row before it is made, and its answer goes to the order, which decides.
+//! Carriers know no idempotency key. A purchase is made only by whoever knows that nobody can have made it before; everybody
+//! else looks for the label that may be there.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+
+use crate::{
+    calls::{self, Calls, End, LeftAlone},
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{OrderId, Refusal, ShipmentId, TaskId},
+    order::{
+        self, Orders,
+        parcels::{Answer, News},
+    },
+    ports::{BuyLabel, Carrier, Label, LabelStatus, ParcelLocator, ProviderError},
+    store::{load, write::parcels},
+};
+
+/// A call to be made.
+pub(crate) struct Job {
+    pub key: JobKey,
+    pub order_id: OrderId,
+    pub shipment_id: ShipmentId,
+    pub what: What,
+}
+
+/// What keeps one call from being made twice at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum JobKey {
+    Task(TaskId),
+    Track(ShipmentId),
+    Signal(i64),
+}
+
+pub(crate) enum What {
+    /// Buy, or where somebody may have bought before (`look`), only find out whether there is a label.
+    Buy {
+        task_id: TaskId,
+        wish: Box<BuyLabel>,
+        look: bool,
+    },
+    /// See what became of a label that was being bought.
+    Look {
+        task_id: TaskId,
+        label_id: String,
+    },
+    Void {
+        task_id: TaskId,
+        label_id: String,
+    },
+    /// Fetch the label's file; its address may have ended, and then the label names a new one.
+    Fetch {
+        task_id: TaskId,
+        label_id: String,
+        url: Option<String>,
+    },
+    /// Give back every label of the shipment beside its own.
+    Sweep {
+        task_id: TaskId,
+        own: Option<String>,
+    },
+    Track {
+        carrier: String,
+        tracking_number: String,
+    },
+}
+
+pub(crate) enum Msg {
+    /// Make this call, unless it is being made.
+    Run(Job),
+    /// A webhook names something: find out whose it is, and ask the carrier.
+    Signal { inbox_id: i64, locator: ParcelLocator },
+    /// A call has ended; `trial` if it was to find out whether the carrier is back.
+    Ended { key: JobKey, end: End, trial: bool },
+}
+
+/// What the engine holds of the shipping actors.
+#[derive(Clone)]
+pub(crate) struct Shipping(pub Arc<Directory<Carrying>>);
+
+impl Shipping {
+    /// Has a call made. Where it cannot be taken now it stays due and comes again.
+    pub(crate) async fn run(&self, carrier: &str, job: Job) {
+        self.send(carrier, Msg::Run(job)).await;
+    }
+
+    /// Has a webhook looked into.
+    pub(crate) async fn signal(&self, carrier: &str, inbox_id: i64, locator: ParcelLocator) {
+        self.send(carrier, Msg::Signal { inbox_id, locator }).await;
+    }
+
+    async fn send(&self, carrier: &str, msg: Msg) {
+        let Some((name, _)) = self.0.kind.context.carriers.get_key_value(carrier) else {
+            return tracing::error!(carrier, "no such carrier is set up");
+        };
+        if let Err(refusal) = self.0.send(name, msg).await {
+            tracing::debug!(carrier, %refusal, "a call is put off");
+        }
+    }
+}
+
+/// How shipping actors are started.
+pub(crate) struct Carrying {
+    pub context: Arc<Context>,
+    pub orders: OnceLock<Orders>,
+}
+
+#[async_trait]
+impl Kind for Carrying {
+    const NAME: &'static str = "shipping";
+    const ONE: &'static str = "carrier";
+    const MAILBOX: usize = 65_536;
+    const ESCALATES: bool = true;
+    type Key = &'static str;
+    type Msg = Msg;
+    type Shared = LeftAlone;
+
+    fn shared(&self, _: &'static str) -> LeftAlone {
+        LeftAlone::default()
+    }
+
+    async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let carrier = self.context.carriers.get(cell.key).cloned().ok_or(Refusal::NotFound("carrier"))?;
+        let caller = Caller {
+            cell: Arc::downgrade(cell),
+            context: Arc::clone(&self.context),
+            orders: self.orders.get().cloned().ok_or(Refusal::Away("the engine is starting"))?,
+            carrier,
+        };
+        let spawned = Actor::spawn_linked(None, caller, (), supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, _: &LeftAlone) -> bool {
+        false
+    }
+
+    fn detail(&self, left_alone: &LeftAlone) -> Option<serde_json::Value> {
+        Some(left_alone.detail())
+    }
+}
+
+struct Caller {
+    cell: std::sync::Weak<Cell<Carrying>>,
+    context: Arc<Context>,
+    orders: Orders,
+    carrier: Arc<dyn Carrier>,
+}
+
+/// A call in the queue: a job, or a webhook whose parcel is still to be found.
+enum Call {
+    Job(Job),
+    Signal { inbox_id: i64, locator: ParcelLocator },
+}
+
+impl Actor for Caller {
+    type Msg = Envelope<Carrying>;
+    type State = Calls<JobKey, Call>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+        let left_alone = self.cell.upgrade().map(|cell| cell.shared.clone()).unwrap_or_default();
+        Ok(Calls::new(self.carrier.name(), left_alone))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        calls: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (msg, _ticket) = envelope.open();
+        match msg {
+            Msg::Run(job) => calls.enqueue(job.key, Call::Job(job)),
+            Msg::Signal { inbox_id, locator } => {
+                calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
+            }
+            Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
+        }
+        self.start_calls(&myself, calls);
+        Ok(())
+    }
+}
+
+impl Caller {
+    fn start_calls(&self, myself: &ActorRef<Envelope<Carrying>>, calls: &mut Calls<JobKey, Call>) {
+        while let Some((key, call, pass)) = calls.next(self.context.clock.now()) {
+            let errand = Errand {
+                context: Arc::clone(&self.context),
+                orders: self.orders.clone(),
+                carrier: Arc::clone(&self.carrier),
+                refused: pass.refused(),
+            };
+            let (cell, actor, trial) = (self.cell.clone(), myself.clone(), pass.is_trial());
+            tokio::spawn(async move {
+                // a call that panics has ended too: its row is still due
+                let end = tokio::spawn(errand.make(call)).await.unwrap_or(End::Uncertain);
+                if let Some(cell) = cell.upgrade() {
+                    cell.nudge(&actor, Msg::Ended { key, end, trial });
+                }
+            });
+        }
+    }
+}
+
+/// One call, from its row to its answer.
+struct Errand {
+    context: Arc<Context>,
+    orders: Orders,
+    carrier: Arc<dyn Carrier>,
+    refused: Option<Duration>,
+}
+
+impl Errand {
+    /// Makes the call and tells the order.
+    async fn make(self, call: Call) -> End {
+        match call {
+            Call::Job(job) => self.job(job).await,
+            Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
+        }
+    }
+
+    async fn job(&self, job: Job) -> End {
+        let Job { order_id, shipment_id, what, .. } = job;
+        match what {
+            What::Buy { task_id, wish, look: false } => {
+                let answer = self.buy(&wish).await;
+                // refused by the breaker, it was not made: there is nothing to doubt
+                let bought = self.refused.is_none();
+                self.answer(order_id, task_id, answer, bought).await
+            }
+            What::Buy { task_id, wish, look: true } => {
+                let answer = self.find(wish.shipment_id).await;
+                self.answer(order_id, task_id, answer, false).await
+            }
+            What::Look { task_id, label_id } => {
+                let answer = self.look(&label_id).await.map(Answer::Label);
+                self.answer(order_id, task_id, answer, false).await
+            }
+            What::Void { task_id, label_id } => {
+                let answer = self.void(&label_id).await;
+                self.answer(order_id, task_id, answer, false).await
+            }
+            What::Fetch { task_id, label_id, url } => {
+                let answer = self.fetch(shipment_id, &label_id, url).await;
+                self.answer(order_id, task_id, answer, false).await
+            }
+            What::Sweep { task_id, own } => {
+                let answer = self.sweep(shipment_id, own.as_deref()).await;
+                self.answer(order_id, task_id, answer, false).await
+            }
+            What::Track { carrier, tracking_number } => {
+                self.track(order_id, shipment_id, &carrier, &tracking_number, None).await
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        order_id: OrderId,
+        task_id: TaskId,
+        answer: Result<Answer, ProviderError>,
+        bought: bool,
+    ) -> End {
+        let end = self.end_of(&answer);
+        let answer = answer.unwrap_or_else(|error| Answer::Failed { error, bought });
+        self.tell(order_id, News::Answered { task_id, answer }).await;
+        end
+    }
+
+    async fn tell(&self, order_id: OrderId, news: News) {
+        self.orders.tell(order_id, order::Msg::Parcel(news)).await;
+    }
+
+    fn end_of<T>(&self, answer: &Result<T, ProviderError>) -> End {
+        if self.refused.is_some() { End::NotAsked } else { End::of(answer) }
+    }
+
+    async fn buy(&self, wish: &BuyLabel) -> Result<Answer, ProviderError> {
+        calls::may_call(self.refused)?;
+        self.context.faults.hit("shipping.before_buy", "");
+        let bought = self.carrier.buy(wish).await;
+        self.context.faults.hit("shipping.after_buy", "");
+        bought.map(Answer::Label)
+    }
+
+    /// The label that somebody may have bought before: bought ones first, then those that are being bought, the same one
+    /// every time.
+    async fn find(&self, shipment_id: ShipmentId) -> Result<Answer, ProviderError> {
+        calls::may_call(self.refused)?;
+        let mut found = self.carrier.find(shipment_id).await?;
+        found.retain(is_live);
+        found.sort_by_key(|label| (label.status != LabelStatus::Bought, label.label_id.clone()));
+        Ok(found.into_iter().next().map_or(Answer::NoLabel, Answer::Found))
+    }
+
+    async fn look(&self, label_id: &str) -> Result<Label, ProviderError> {
+        calls::may_call(self.refused)?;
+        self.carrier.look(label_id).await
+    }
+
+    async fn void(&self, label_id: &str) -> Result<Answer, ProviderError> {
+        calls::may_call(self.refused)?;
+        self.context.faults.hit("shipping.before_void", "");
+        let void = self.carrier.void(label_id).await;
+        self.context.faults.hit("shipping.after_void", "");
+        void.map(Answer::Void)
+    }
+
+    async fn fetch(
+        &self,
+        shipment_id: ShipmentId,
+        label_id: &str,
+        url: Option<String>,
+    ) -> Result<Answer, ProviderError> {
+        calls::may_call(self.refused)?;
+        let first = match &url {
+            Some(url) => self.carrier.file(url).await,
+            None => Err(ProviderError::Dead("no address".to_owned())),
+        };
+        let file = match first {
+            Err(ProviderError::Dead(_) | ProviderError::Rejected(_)) => {
+                let label = self.carrier.look(label_id).await?;
+                let fresh = label.file_url.ok_or_else(|| ProviderError::NotYet("the label has no file".to_owned()))?;
+                self.carrier.file(&fresh).await?
+            }
+            other => other?,
+        };
+        let kept = parcels::keep_file(&self.context.pool, shipment_id, &file, self.context.clock.now()).await;
+        match kept {
+            Ok(()) => Ok(Answer::Filed),
+            Err(error) => {
+                tracing::warn!(shipment.id = %shipment_id, %error, "a label's file could not be kept");
+                Err(ProviderError::NotYet("the file could not be kept".to_owned()))
+            }
+        }
+    }
+
+    async fn sweep(&self, shipment_id: ShipmentId, own: Option<&str>) -> Result<Answer, ProviderError> {
+        calls::may_call(self.refused)?;
+        let found = self.carrier.find(shipment_id).await?;
+        let mut strays = Vec::new();
+        for stray in found.into_iter().filter(|label| is_live(label) && Some(label.label_id.as_str()) != own) {
+            self.carrier.void(&stray.label_id).await?;
+            strays.push(stray.label_id);
+        }
+        Ok(Answer::Swept(strays))
+    }
+
+    /// A question without a certain answer is asked again: a webhook's by the inbox, a check by its own time.
+    async fn track(
+        &self,
+        order_id: OrderId,
+        shipment_id: ShipmentId,
+        carrier: &str,
+        tracking_number: &str,
+        inbox_id: Option<i64>,
+    ) -> End {
+        let answer = match calls::may_call(self.refused) {
+            Ok(()) => self.carrier.track(carrier, tracking_number).await,
+            Err(error) => Err(error),
+        };
+        let end = self.end_of(&answer);
+        match answer {
+            Ok(facts) => self.tell(order_id, News::Tracked { shipment_id, facts, inbox_id }).await,
+            Err(error) => {
+                tracing::info!(carrier = self.carrier.name(), %error, "a question was not answered");
+                if inbox_id.is_none() {
+                    self.tell(order_id, News::NotTracked).await;
+                }
+            }
+        }
+        end
+    }
+
+    /// A webhook of a parcel that is not known, or whose label's answer is not saved yet, stays in the inbox: it is on its
+    /// way.
+    async fn signal(&self, inbox_id: i64, locator: ParcelLocator) -> End {
+        let found = match load::locate_parcel(&self.context.pool, self.carrier.name(), &locator).await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown parcel is parked");
+                return End::NotAsked;
+            }
+            Err(error) => {
+                tracing::warn!(inbox_id, %error, "a webhook is put off");
+                return End::NotAsked;
+            }
+        };
+        let (order_id, shipment_id) = (found.order_id, found.shipment_id);
+        match (found.carrier, found.tracking_number, found.label_id) {
+            (Some(carrier), Some(number), _) => {
+                self.track(order_id, shipment_id, &carrier, &number, Some(inbox_id)).await
+            }
+            // news of a label that is being bought: its task looks at it
+            (_, _, Some(_)) => {
+                self.tell(order_id, News::LabelMoved { shipment_id, inbox_id }).await;
+                End::NotAsked
+            }
+            _ => End::NotAsked,
+        }
+    }
+}
+
+/// Whether a label is there to be used, or will be.
+fn is_live(label: &Label) -> bool {
+    match label.status {
+        LabelStatus::Queued | LabelStatus::Bought => true,
+        LabelStatus::Failed(_) | LabelStatus::Voiding | LabelStatus::Voided | LabelStatus::VoidRejected => false,
+    }
+}

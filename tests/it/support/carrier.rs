@@ -1,0 +1,257 @@
+//! A carrier in memory, with books of its own: what labels it sold and gave back, and where its parcels are, is what it
+//! says, whatever the engine believes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use souk_actors::{
+    clock::Clock,
+    domain::{Money, ShipmentId},
+    ports::{
+        BuyLabel, Carrier, Label, LabelFile, LabelStatus, ParcelLocator, ProviderError, Tracking, TrackingStatus, Void,
+    },
+};
+use tokio::sync::watch;
+
+use super::Mood;
+
+/// What the carrier can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ask {
+    Buy,
+    Find,
+    Look,
+    Void,
+    File,
+    Track,
+}
+
+#[derive(Default)]
+struct Books {
+    /// Every label ever made, in order, and whose.
+    labels: Vec<(ShipmentId, Label)>,
+    tracks: HashMap<String, Vec<Tracking>>,
+    moods: HashMap<Ask, VecDeque<Mood>>,
+    calls: HashMap<Ask, usize>,
+    buy_as: Option<LabelStatus>,
+    void_as: Option<Void>,
+    files_move: bool,
+}
+
+pub(crate) struct FakeCarrier {
+    name: &'static str,
+    clock: Clock,
+    books: Mutex<Books>,
+    /// How often those that hang were let go on.
+    gate: watch::Sender<u32>,
+}
+
+impl FakeCarrier {
+    pub(crate) fn new(name: &'static str, clock: Clock) -> Self {
+        Self { name, clock, books: Mutex::default(), gate: watch::channel(0).0 }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().expect("no panic under this lock")
+    }
+
+    /// The next question of this kind is taken so.
+    pub(crate) fn next(&self, ask: Ask, mood: Mood) {
+        self.books().moods.entry(ask).or_default().push_back(mood);
+    }
+
+    /// Whoever hangs goes on.
+    pub(crate) fn go_on(&self) {
+        self.gate.send_modify(|times| *times += 1);
+    }
+
+    /// Labels come out as this.
+    pub(crate) fn buy_as(&self, status: LabelStatus) {
+        self.books().buy_as = Some(status);
+    }
+
+    /// Wishes for a label's money are answered so.
+    pub(crate) fn void_as(&self, void: Void) {
+        self.books().void_as = Some(void);
+    }
+
+    /// Addresses of label files that were told so far have ended.
+    pub(crate) fn move_files(&self) {
+        self.books().files_move = true;
+    }
+
+    /// A label that is being bought is decided on.
+    pub(crate) fn decide(&self, label_id: &str, status: LabelStatus) {
+        let mut books = self.books();
+        let label = books.labels.iter_mut().find(|(_, label)| label.label_id == label_id);
+        label.expect("it was bought").1.status = status;
+    }
+
+    /// Questions of this kind so far.
+    pub(crate) fn calls(&self, ask: Ask) -> usize {
+        self.books().calls.get(&ask).copied().unwrap_or(0)
+    }
+
+    /// Every label of a shipment that costs money.
+    pub(crate) fn live_labels(&self, shipment_id: ShipmentId) -> Vec<Label> {
+        let books = self.books();
+        let live = |label: &Label| matches!(label.status, LabelStatus::Queued | LabelStatus::Bought);
+        books
+            .labels
+            .iter()
+            .filter(|(of, label)| *of == shipment_id && live(label))
+            .map(|(_, own)| own.clone())
+            .collect()
+    }
+
+    /// Every label of a shipment that was ever sold.
+    pub(crate) fn labels(&self, shipment_id: ShipmentId) -> Vec<Label> {
+        self.books().labels.iter().filter(|(of, _)| *of == shipment_id).map(|(_, own)| own.clone()).collect()
+    }
+
+    /// A label is sold without our asking, or by a request that nobody waits for any more.
+    pub(crate) fn sell(&self, shipment_id: ShipmentId) -> Label {
+        let mut books = self.books();
+        let number = books.labels.len() + 1;
+        let status = books.buy_as.clone().unwrap_or(LabelStatus::Bought);
+        let label = Label {
+            label_id: format!("LBL{number}"),
+            status,
+            carrier: Some("tortoise".to_owned()),
+            tracking_number: Some(format!("TRK{number}")),
+            tracking_url: Some(format!("https://track.example/TRK{number}")),
+            file_url: Some(format!("https://files.example/1/LBL{number}.pdf")),
+            cost: Some(Money::new(725, "USD".parse().expect("known"))),
+        };
+        books.labels.push((shipment_id, label.clone()));
+        label
+    }
+
+    /// The parcel is seen somewhere, `minutes` from now by the carrier's clock.
+    pub(crate) fn scan(&self, tracking_number: &str, status: TrackingStatus, minutes: i64) {
+        self.scan_as(tracking_number, status, None, minutes);
+    }
+
+    pub(crate) fn scan_as(&self, tracking_number: &str, status: TrackingStatus, substatus: Option<&str>, minutes: i64) {
+        let at = self.clock.now() + chrono::TimeDelta::minutes(minutes);
+        let details = format!("it is {status}");
+        let fact = Tracking { status, substatus: substatus.map(str::to_owned), details, at };
+        self.books().tracks.entry(tracking_number.to_owned()).or_default().push(fact);
+    }
+
+    async fn mood(&self, ask: Ask) -> Result<Reply, ProviderError> {
+        let mood = {
+            let mut books = self.books();
+            *books.calls.entry(ask).or_default() += 1;
+            let next = books.moods.get_mut(&ask).and_then(VecDeque::pop_front);
+            next.unwrap_or(Mood::Well)
+        };
+        match mood {
+            Mood::Well => Ok(Reply::Heard),
+            Mood::Broken => Err(unknown("it is broken")),
+            Mood::LosesReply => Ok(Reply::Lost),
+            Mood::Hangs => {
+                self.hang().await;
+                Ok(Reply::Heard)
+            }
+            Mood::HoldsReply => Ok(Reply::Held),
+            Mood::Says(error) => Err(error),
+        }
+    }
+
+    async fn hang(&self) {
+        let mut gate = self.gate.subscribe();
+        gate.changed().await.ok();
+    }
+
+    async fn reply<T>(&self, reply: Reply, answer: T) -> Result<T, ProviderError> {
+        match reply {
+            Reply::Heard => Ok(answer),
+            Reply::Lost => Err(unknown("the answer was lost")),
+            Reply::Held => {
+                self.hang().await;
+                Ok(answer)
+            }
+        }
+    }
+
+    fn label(&self, label_id: &str) -> Result<Label, ProviderError> {
+        let books = self.books();
+        let found = books.labels.iter().find(|(_, label)| label.label_id == label_id);
+        found.map(|(_, label)| label.clone()).ok_or_else(|| ProviderError::Dead("no such label".to_owned()))
+    }
+}
+
+/// What becomes of an answer.
+enum Reply {
+    Heard,
+    Lost,
+    Held,
+}
+
+fn unknown(reason: &str) -> ProviderError {
+    ProviderError::Unknown { reason: reason.to_owned(), retry_after: None }
+}
+
+#[async_trait]
+impl Carrier for FakeCarrier {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn buy(&self, wish: &BuyLabel) -> Result<Label, ProviderError> {
+        let reply = self.mood(Ask::Buy).await?;
+        let label = self.sell(wish.shipment_id);
+        self.reply(reply, label).await
+    }
+
+    async fn find(&self, shipment_id: ShipmentId) -> Result<Vec<Label>, ProviderError> {
+        let reply = self.mood(Ask::Find).await?;
+        let mut found = self.labels(shipment_id);
+        found.retain(|label| !matches!(label.status, LabelStatus::Failed(_)));
+        self.reply(reply, found).await
+    }
+
+    async fn look(&self, label_id: &str) -> Result<Label, ProviderError> {
+        let reply = self.mood(Ask::Look).await?;
+        let mut label = self.label(label_id)?;
+        if self.books().files_move {
+            label.file_url = Some(format!("https://files.example/2/{label_id}.pdf"));
+        }
+        self.reply(reply, label).await
+    }
+
+    async fn void(&self, label_id: &str) -> Result<Void, ProviderError> {
+        let reply = self.mood(Ask::Void).await?;
+        let void = self.books().void_as.unwrap_or(Void::Done);
+        let status = match void {
+            Void::Pending => LabelStatus::Voiding,
+            Void::Done => LabelStatus::Voided,
+            Void::Rejected => LabelStatus::VoidRejected,
+        };
+        self.decide(label_id, status);
+        self.reply(reply, void).await
+    }
+
+    async fn file(&self, url: &str) -> Result<LabelFile, ProviderError> {
+        let reply = self.mood(Ask::File).await?;
+        if self.books().files_move && url.contains("/1/") {
+            return Err(ProviderError::Rejected("the address has ended".to_owned()));
+        }
+        let file = LabelFile { content_type: "application/pdf".to_owned(), bytes: b"%PDF \0 a label".to_vec() };
+        self.reply(reply, file).await
+    }
+
+    async fn track(&self, _: &str, tracking_number: &str) -> Result<Vec<Tracking>, ProviderError> {
+        let reply = self.mood(Ask::Track).await?;
+        let found = self.books().tracks.get(tracking_number).cloned().unwrap_or_default();
+        self.reply(reply, found).await
+    }
+
+    fn locate(&self, body: &[u8]) -> ParcelLocator {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+}
