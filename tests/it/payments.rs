@@ -41,7 +41,7 @@ impl TestEngine {
     /// An order with an announced payment that its buyer has approved, uncharged.
     async fn approved(&self, on_hand: i64) -> (OrderId, String) {
         let order_id = self.order(self.sku(on_hand).await, 1).await;
-        let approve_url = self.engine.pay(order_id, "fake").await.unwrap();
+        let approve_url = self.engine.pay(order_id, "fake").await.expect("it can be paid");
         (order_id, self.provider.approve(&approve_url))
     }
 }

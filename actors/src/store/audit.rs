@@ -152,7 +152,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "confirmed-is-paid",
-        sentence: "a confirmed order has its money or has it reserved, no more than it costs, unless it was taken back",
+        sentence: "a confirmed order has its money or has it reserved, or is held back; and no more than it costs",
         sql: "select format('order %s (%s) costs %s, captured %s, refunding %s, of that corrections %s', o.id, o.status, d.due,
                   m.captured, m.refunding, m.corrected)
               from customer_order o join money_of_order m on m.order_id = o.id cross join lateral (
@@ -160,7 +160,7 @@ pub const CHECKS: &[Check] = &[
                   from reservation where order_id = o.id and state = 'released'
               ) d
               where o.status in ('confirmed', 'completed') and m.gone = 0 and (
-                  m.captured - m.corrected < d.due and not exists (
+                  m.captured - m.corrected < d.due and o.hold_reason is null and not exists (
                       select from payment p where p.order_id = o.id and p.state in ('authorised', 'capturing', 'pending'))
                   or m.captured - m.refunding > d.due)",
     },

@@ -26,7 +26,9 @@ impl Draft<'_> {
     /// Asked before goods leave. What is reserved is asked for now, once.
     pub fn money_for_goods(&mut self) -> Funds {
         let comes = |payment: &Payment| matches!(payment.state, PaymentState::Capturing | PaymentState::Pending);
-        if self.order.is_paid() {
+        if !matches!(self.order.status, OrderStatus::Confirmed | OrderStatus::Completed) {
+            Funds::Gone
+        } else if self.order.is_paid() {
             Funds::Here
         } else if self.order.payments.iter().any(comes) || self.capture_authorised() {
             Funds::OnItsWay

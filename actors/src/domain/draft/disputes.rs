@@ -16,9 +16,14 @@ impl Draft<'_> {
         self.set_state_by_captures(payment_id);
         self.keep_asking(payment_id);
         self.event("payment_disputed", json!({ "payment_id": payment_id }));
+        self.hold_back(DISPUTED);
+    }
+
+    /// Nothing more leaves; another reason for that stays as it is.
+    pub(super) fn hold_back(&mut self, reason: &str) {
         if self.order.status == OrderStatus::Confirmed && self.order.hold_reason.is_none() {
-            self.order.hold_reason = Some(DISPUTED.to_owned());
-            self.event("held_back", json!({ "reason": DISPUTED }));
+            self.order.hold_reason = Some(reason.to_owned());
+            self.event("held_back", json!({ "reason": reason }));
         }
     }
 
@@ -56,8 +61,11 @@ impl Draft<'_> {
             return;
         };
         match self.order.status {
-            OrderStatus::AwaitingPayment if self.order.kept_minor() >= self.order.total.minor => self.confirm(),
-            OrderStatus::AwaitingPayment => {}
+            OrderStatus::AwaitingPayment => {
+                if let Some(amount) = capture.amount {
+                    self.part_or_all(payment_id, capture_id, amount);
+                }
+            }
             // what was called off meanwhile is not paid for any more
             OrderStatus::Confirmed | OrderStatus::Completed => self.refund_surplus(capture, "cancelled"),
             OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {

@@ -138,6 +138,10 @@ impl Draft<'_> {
                 let captures = self.order.captures();
                 let capture = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id)?;
                 self.refund_surplus(capture, "overpaid");
+                // somebody took less than was reserved, at the provider: a person must look
+                if !self.order.is_paid() && self.order.authorised().is_none() {
+                    self.hold_back("partially_paid");
+                }
             }
             OrderStatus::Cancelling | OrderStatus::Cancelled => {
                 self.refund(payment_id, &capture_id, amount, "cancelled");
@@ -147,7 +151,7 @@ impl Draft<'_> {
     }
 
     /// The total is here, or part of it: several parts that together reach the total are as good as the whole.
-    fn part_or_all(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money) {
+    pub(super) fn part_or_all(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money) {
         let captures = self.order.captures();
         let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
             return;

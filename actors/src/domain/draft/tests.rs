@@ -125,27 +125,33 @@ fn tell(order: &Order, facts: Vec<Fact>) -> Order {
 }
 
 fn is_sound(order: &Order, told: &[&Fact]) {
+    let told: Vec<String> =
+        told.iter().map(|fact| format!("{} {} {} at {}", fact.kind, fact.object_id, fact.status, fact.at)).collect();
     for capture in order.captures() {
         let came = capture.amount.map_or(0, |amount| amount.minor);
         let ours = |refund: &&Refund| refund.capture_id == capture.capture_id && refund.is_live();
         let back: i64 = order.refunds.iter().filter(ours).map(|refund| refund.amount.minor).sum();
-        assert!(back <= came, "{back} of {came} goes back after {told:#?}");
+        assert!(back <= came, "{back} of {came} goes back after {told:?}");
     }
-    let reserved = order.authorised().is_some();
+    let comes = order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
+    let reserved = comes || order.authorised().is_some();
     match order.status {
         OrderStatus::AwaitingPayment => {
-            assert!(order.kept_minor() < 1_000, "it is paid and waits after {told:#?}");
+            assert!(order.kept_minor() < 1_000, "it is paid and waits after {told:?}");
         }
         OrderStatus::Confirmed => {
             let gave_itself = order.refunds.iter().any(|refund| refund.kind == RefundKind::Mirrored);
-            assert!(order.is_paid() || reserved, "it is confirmed without money after {told:#?}");
-            assert!(order.kept_minor() == order.due_minor() || gave_itself || reserved, "{told:#?}");
+            assert!(
+                order.is_paid() || reserved || order.hold_reason.is_some(),
+                "it is confirmed without money after {told:?}"
+            );
+            assert!(order.kept_minor() <= order.due_minor() || gave_itself, "{told:?}");
         }
         OrderStatus::Cancelling | OrderStatus::Cancelled => {
-            assert_eq!(order.kept_minor(), 0, "money stays after {told:#?}");
+            assert_eq!(order.kept_minor(), 0, "money stays after {told:?}");
             assert!(order.parts.iter().all(|part| part.state == PartState::Released));
         }
-        OrderStatus::Expired | OrderStatus::Completed => panic!("{} after {told:#?}", order.status),
+        OrderStatus::Expired | OrderStatus::Completed => panic!("{} after {told:?}", order.status),
     }
 }
 
@@ -167,7 +173,7 @@ fn any_three_words_in_any_order_say_the_same_of_the_money() {
                 assert_eq!((again.last_event, again.status), (one_by_one.last_event, one_by_one.status), "told twice");
                 for order in [one_by_one, at_once] {
                     let captures = known.get_or_insert_with(|| order.captures());
-                    assert_eq!(*captures, order.captures(), "{told:#?}");
+                    assert_eq!(*captures, order.captures(), "{told:?}");
                     tried += 1;
                 }
             }

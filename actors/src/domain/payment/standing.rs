@@ -50,7 +50,7 @@ impl Payment {
     /// What was reserved and can be taken: its provider's id and how much. One capture uses an authorisation up.
     #[must_use]
     pub fn authorisation_left(&self) -> Option<(&str, Option<Money>)> {
-        if self.of(FactKind::Capture).any(|fact| is_taken(fact.status) || fact.status == FactStatus::Pending) {
+        if self.has_capture() {
             return None;
         }
         let used = |id: &str| {
@@ -61,6 +61,14 @@ impl Payment {
             .rev()
             .filter(|fact| self.authorisation(&fact.object_id) == Standing::Taken && !used(&fact.object_id));
         live.next().map(|fact| (fact.object_id.as_str(), fact.amount))
+    }
+
+    /// Whether there is a capture that has brought money, or may yet.
+    fn has_capture(&self) -> bool {
+        self.of(FactKind::Capture).any(|fact| {
+            let standing = self.capture(&fact.object_id).standing;
+            standing == Standing::Pending || standing >= Standing::Taken
+        })
     }
 
     /// The attempt's state where its money has arrived, by its captures.
@@ -189,9 +197,8 @@ impl Payment {
         amount: Option<Money>,
         ours: bool,
     ) -> Vec<PaymentEvent> {
-        let had_money = self.state_by_captures().is_some();
         match (before, after) {
-            _ if before == after || had_money => Vec::new(), // the captures tell more
+            _ if before == after || self.has_capture() => Vec::new(), // the captures tell more
             (_, Standing::Taken) => vec![PaymentEvent::Authorised { amount, ours }],
             (_, Standing::Pending) => vec![PaymentEvent::Pending],
             (Standing::Taken, Standing::Gone | Standing::Refused) => vec![PaymentEvent::AuthorisationEnded],
