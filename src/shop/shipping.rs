@@ -26,8 +26,6 @@ use crate::{
 
 /// What options are sealed for.
 const PURPOSE: &str = "shipping option";
-/// Who sends what no carrier is asked for: staff, by hand.
-const BY_HAND: &str = "manual";
 /// Longer than any option that was ever made.
 const LONGEST_OPTION: usize = 4_096;
 /// No box is larger; its sides are still numbers.
@@ -100,7 +98,7 @@ impl Shipping {
             let price = method.prices.of(currency)?;
             Some(Offer {
                 service: Service {
-                    provider: BY_HAND.to_owned(),
+                    provider: Service::MANUAL.to_owned(),
                     carrier: String::new(),
                     token: method.code.clone(),
                     name: method.name.clone(),

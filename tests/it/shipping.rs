@@ -204,7 +204,8 @@ async fn an_option_is_believed_for_what_it_was_made_for() {
         assert_eq!(answer.body["field"], "shipping_option", "{}", answer.text);
     }
 
-    let mismatches: [(&str, fn(&mut Value, &str)); 5] = [
+    type Change = fn(&mut Value, &str);
+    let mismatches: [(&str, Change); 5] = [
         ("two of one", |basket, sku_id| basket["lines"] = json!([{ "sku_id": sku_id, "quantity": 2 }])),
         ("fewer lines", |basket, _| drop(basket["lines"].as_array_mut().expect("a list").pop())),
         ("another unit", |basket, _| basket["lines"][0]["quantity"] = json!(2)),
@@ -386,7 +387,8 @@ async fn what_is_wrong_with_a_quote_is_told() {
     let shop = TestShop::with(&[METHODS, NO_CARRIER]).await;
     let sku_id = shop.sku(10).await;
     let good = parcel(&basket(&[(&sku_id, 1)]));
-    let cases: [(fn(&mut Value), u16); 8] = [
+    type Spoil = fn(&mut Value);
+    let cases: [(Spoil, u16); 8] = [
         (|body| body["lines"] = json!([]), 422),
         (|body| body["lines"][0]["quantity"] = json!(0), 422),
         (|body| body["lines"][0]["sku_id"] = json!("sku_zzzzzzzzzzzzz"), 422),

@@ -299,6 +299,17 @@ pub enum Restock {
 }
 
 impl Order {
+    /// How the buyer chose to have it sent; by hand where nothing was offered.
+    #[must_use]
+    pub fn chosen_service(&self) -> Service {
+        self.service.clone().unwrap_or_else(|| Service {
+            provider: Service::MANUAL.to_owned(),
+            carrier: String::new(),
+            token: String::new(),
+            name: "By hand".to_owned(),
+        })
+    }
+
     /// The lines as they were bought: the first part of each, with what was split off it.
     pub fn lines(&self) -> impl Iterator<Item = Part> {
         let first = self.parts.iter().filter(|part| part.part == part.line);

@@ -113,7 +113,7 @@ impl Engine {
         self.takes(provider)?;
         self.serving()?;
         let provider = provider.to_owned();
-        self.orders.0.ask(order_id, |reply| Msg::Pay { provider, reply }).await
+        self.actors.orders.0.ask(order_id, |reply| Msg::Pay { provider, reply }).await
     }
 
     pub(super) fn takes(&self, provider: &str) -> Result<(), Invalid> {
@@ -123,7 +123,7 @@ impl Engine {
 
     /// The buyer's browser is back from the provider, which proves nothing: the provider is asked.
     pub async fn look(&self, order_id: OrderId) {
-        self.orders.tell(order_id, Msg::Look).await;
+        self.actors.orders.tell(order_id, Msg::Look).await;
     }
 
     /// Calls an order off as a whole: a buyer only before any of it is on its way. A second cancel finds it cancelled.
@@ -132,7 +132,7 @@ impl Engine {
     /// [`Refusal::NotNow`] once it is over, or on its way.
     pub async fn cancel(&self, order_id: OrderId, who: Who) -> Result<OrderStatus, Refusal> {
         self.serving()?;
-        self.orders.0.ask(order_id, |reply| Msg::Cancel { who, reply }).await
+        self.actors.orders.0.ask(order_id, |reply| Msg::Cancel { who, reply }).await
     }
 
     /// Asks something of a placed order. The same key again finds what it made.
@@ -151,7 +151,7 @@ impl Engine {
             return Ok(before);
         }
         let asked = key.clone();
-        let answer = self.orders.0.ask(order_id, |reply| Msg::Command { command, who, key: asked, reply }).await;
+        let answer = self.actors.orders.0.ask(order_id, |reply| Msg::Command { command, who, key: asked, reply }).await;
         match answer {
             Ok(commanded) => Ok(commanded),
             // the same key on its way twice: what it has made may be why it is refused now
@@ -197,7 +197,7 @@ impl Engine {
         let mut known: HashMap<SkuId, i64> = HashMap::with_capacity(sku_ids.len());
         let mut unknown = Vec::new();
         for sku_id in sku_ids {
-            match self.skus.committed(*sku_id) {
+            match self.actors.skus.committed(*sku_id) {
                 Some(counters) => drop(known.insert(*sku_id, counters.available())),
                 None => unknown.push(sku_id.0),
             }
@@ -228,7 +228,7 @@ impl Engine {
             inbox::store(&self.context.pool, &row, &locator, now).await.map_err(|error| error::refusal(&error))?;
         let Some(inbox_id) = inbox_id else { return Ok(false) };
         self.context.faults.hit("inbox.stored", "");
-        self.payments.signal(webhook.provider, inbox_id, locator).await;
+        self.actors.payments.signal(webhook.provider, inbox_id, locator).await;
         Ok(true)
     }
 }

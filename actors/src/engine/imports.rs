@@ -99,7 +99,7 @@ impl Engine {
         entry.changes = Some(Box::new(Changes { import: Some(import_id), ..Changes::default() }));
         match self.context.journal.commit(entry).await? {
             Verdict::Committed => {
-                self.imports.tell(import_id).await;
+                self.actors.imports.tell(import_id).await;
                 Ok(Imported { import_id, replayed: false })
             }
             Verdict::KeyTaken => {

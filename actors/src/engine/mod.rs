@@ -87,15 +87,8 @@ const INTERNAL: usize = 4_096;
 /// A running engine. Dropping it leaves the actors running; [`Engine::stop`] ends them in order.
 pub struct Engine {
     context: Arc<Context>,
-    skus: Skus,
-    orders: Orders,
-    payments: Payments,
-    imports: Imports,
-    shipping: Shipping,
+    actors: Actors,
     checkouts: Checkouts,
-    coordinators: Arc<Directory<Coordinator>>,
-    reconciler: Arc<Directory<Reconciling>>,
-    outbox: Arc<Directory<Telling>>,
     heartbeats: [tokio::task::JoinHandle<()>; 2],
     tree: Tree,
     admission: Arc<Semaphore>,
@@ -157,52 +150,16 @@ impl Engine {
         load::wake_inbox(&context.pool, clock.now()).await?;
         let providers: Vec<&str> = context.providers.keys().copied().collect();
         inbox::place_cursors(&context.pool, &providers, clock.now()).await?;
-        let orderly = Orderly {
-            context: Arc::clone(&context),
-            skus: skus.clone(),
-            payments: OnceLock::new(),
-            shipping: OnceLock::new(),
-        };
-        let orders = Orders(Directory::new(orderly, clock.clone(), Arc::clone(&escalate)));
-        let paying = Paying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
-        let payments = Payments(Directory::new(paying, clock.clone(), Arc::clone(&escalate)));
-        orders.0.kind.payments.set(payments.clone()).ok();
-        let carrying = Carrying { context: Arc::clone(&context), orders: OnceLock::from(orders.clone()) };
-        let shipping = Shipping(Directory::new(carrying, clock.clone(), Arc::clone(&escalate)));
-        orders.0.kind.shipping.set(shipping.clone()).ok();
-        let coordinator = Coordinator { context: Arc::clone(&context), skus: skus.clone(), orders: orders.clone() };
-        let coordinators = Directory::new(coordinator, clock.clone(), Arc::clone(&escalate));
-        let importing = Importing { context: Arc::clone(&context), skus: skus.clone() };
-        let imports = Imports(Directory::new(importing, clock.clone(), Arc::clone(&escalate)));
-        let reconciling = Reconciling {
-            context: Arc::clone(&context),
-            skus: skus.clone(),
-            orders: orders.clone(),
-            payments: payments.clone(),
-            imports: imports.clone(),
-            shipping: shipping.clone(),
-        };
-        let reconciler = Directory::new(reconciling, clock.clone(), Arc::clone(&escalate));
-        let outbox = Directory::new(Telling { context: Arc::clone(&context) }, clock.clone(), escalate);
-
-        let tree = plant(&skus, &orders, &payments, &shipping, &coordinators, &imports, &reconciler, &outbox)
-            .await
-            .map_err(|_| sqlx::Error::WorkerCrashed)?;
+        let actors = Actors::new(&context, skus, &escalate);
+        let tree = actors.plant().await.map_err(|_| sqlx::Error::WorkerCrashed)?;
         let heartbeats = [
-            tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&reconciler))),
-            tokio::spawn(outbox::keep_telling(Arc::clone(&context), Arc::clone(&outbox))),
+            tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&actors.reconciler))),
+            tokio::spawn(outbox::keep_telling(Arc::clone(&context), Arc::clone(&actors.outbox))),
         ];
         Ok(Self {
             context,
-            skus,
-            orders,
-            payments,
-            imports,
-            shipping,
-            checkouts: Checkouts::new(Arc::clone(&coordinators)),
-            coordinators,
-            reconciler,
-            outbox,
+            checkouts: Checkouts::new(Arc::clone(&actors.coordinators)),
+            actors,
             heartbeats,
             tree,
             admission: Arc::new(Semaphore::new(settings.admission)),
@@ -231,14 +188,14 @@ impl Engine {
         };
         let children = vec![
             journal,
-            self.skus.0.node(most),
-            self.orders.0.node(most),
-            self.coordinators.node(most),
-            self.payments.0.node(most),
-            self.shipping.0.node(most),
-            self.imports.0.node(most),
-            self.outbox.node(most),
-            self.reconciler.node(most),
+            self.actors.skus.0.node(most),
+            self.actors.orders.0.node(most),
+            self.actors.coordinators.node(most),
+            self.actors.payments.0.node(most),
+            self.actors.shipping.0.node(most),
+            self.actors.imports.0.node(most),
+            self.actors.outbox.node(most),
+            self.actors.reconciler.node(most),
         ];
         Node { children, ..Node::plain("souk", if self.serving().is_ok() { "running" } else { "away" }) }
     }
@@ -250,20 +207,20 @@ impl Engine {
     pub fn release(&self, name: &str) -> Result<(), Refusal> {
         let (kind, key) = name.split_once('/').ok_or(Refusal::NotFound("actor"))?;
         let released = match kind {
-            Sku::ONE => key.parse().is_ok_and(|sku_id| self.skus.0.release(sku_id)),
-            Orderly::ONE => key.parse().is_ok_and(|order_id| self.orders.0.release(order_id)),
+            Sku::ONE => key.parse().is_ok_and(|sku_id| self.actors.skus.0.release(sku_id)),
+            Orderly::ONE => key.parse().is_ok_and(|order_id| self.actors.orders.0.release(order_id)),
             Paying::ONE => {
                 let provider = self.context.providers.keys().find(|name| **name == key);
-                provider.is_some_and(|provider| self.payments.0.release(provider))
+                provider.is_some_and(|provider| self.actors.payments.0.release(provider))
             }
-            Importing::ONE => key.parse().is_ok_and(|import_id| self.imports.0.release(import_id)),
+            Importing::ONE => key.parse().is_ok_and(|import_id| self.actors.imports.0.release(import_id)),
             Carrying::ONE => {
                 let carrier = self.context.carriers.keys().find(|name| **name == key);
-                carrier.is_some_and(|carrier| self.shipping.0.release(carrier))
+                carrier.is_some_and(|carrier| self.actors.shipping.0.release(carrier))
             }
-            Coordinator::ONE => key.parse().is_ok_and(|number| self.coordinators.release(number)),
-            Telling::ONE => key.parse().is_ok_and(|channel| self.outbox.release(channel)),
-            Reconciling::ONE => self.reconciler.release(reconciler::KEY),
+            Coordinator::ONE => key.parse().is_ok_and(|number| self.actors.coordinators.release(number)),
+            Telling::ONE => key.parse().is_ok_and(|channel| self.actors.outbox.release(channel)),
+            Reconciling::ONE => self.actors.reconciler.release(reconciler::KEY),
             _ => false,
         };
         if released { Ok(()) } else { Err(Refusal::NotFound("actor")) }
@@ -338,27 +295,69 @@ async fn open_pool(settings: &Settings) -> Result<PgPool, sqlx::Error> {
         .await
 }
 
-async fn plant(
-    skus: &Skus,
-    orders: &Orders,
-    payments: &Payments,
-    shipping: &Shipping,
-    coordinators: &Arc<Directory<Coordinator>>,
-    imports: &Imports,
-    reconciler: &Arc<Directory<Reconciling>>,
-    outbox: &Arc<Directory<Telling>>,
-) -> Result<Tree, Refusal> {
-    let mut tree = Tree::plant().await?;
-    // in the order in which they end: whoever begins work first, whoever carries it last
-    tree.supervise(reconciler).await?;
-    tree.supervise(&imports.0).await?;
-    tree.supervise(outbox).await?;
-    tree.supervise(coordinators).await?;
-    tree.supervise(&payments.0).await?;
-    tree.supervise(&shipping.0).await?;
-    tree.supervise(&orders.0).await?;
-    tree.supervise(&skus.0).await?;
-    Ok(tree)
+/// Every kind of actor that people and providers make busy; the journal stands by itself.
+struct Actors {
+    skus: Skus,
+    orders: Orders,
+    payments: Payments,
+    shipping: Shipping,
+    coordinators: Arc<Directory<Coordinator>>,
+    imports: Imports,
+    reconciler: Arc<Directory<Reconciling>>,
+    outbox: Arc<Directory<Telling>>,
+}
+
+impl Actors {
+    fn new(context: &Arc<Context>, skus: Skus, escalate: &Arc<dyn Fn(String) + Send + Sync>) -> Self {
+        let orderly = Orderly {
+            context: Arc::clone(context),
+            skus: skus.clone(),
+            payments: OnceLock::new(),
+            shipping: OnceLock::new(),
+        };
+        let orders = Orders(open(orderly, context, escalate));
+        // orders and those who call for them know each other
+        let paying = Paying { context: Arc::clone(context), orders: OnceLock::from(orders.clone()) };
+        let payments = Payments(open(paying, context, escalate));
+        orders.0.kind.payments.set(payments.clone()).ok();
+        let carrying = Carrying { context: Arc::clone(context), orders: OnceLock::from(orders.clone()) };
+        let shipping = Shipping(open(carrying, context, escalate));
+        orders.0.kind.shipping.set(shipping.clone()).ok();
+
+        let coordinator = Coordinator { context: Arc::clone(context), skus: skus.clone(), orders: orders.clone() };
+        let coordinators = open(coordinator, context, escalate);
+        let importing = Importing { context: Arc::clone(context), skus: skus.clone() };
+        let imports = Imports(open(importing, context, escalate));
+        let reconciling = Reconciling {
+            context: Arc::clone(context),
+            skus: skus.clone(),
+            orders: orders.clone(),
+            payments: payments.clone(),
+            imports: imports.clone(),
+            shipping: shipping.clone(),
+        };
+        let reconciler = open(reconciling, context, escalate);
+        let outbox = open(Telling { context: Arc::clone(context) }, context, escalate);
+        Self { skus, orders, payments, shipping, coordinators, imports, reconciler, outbox }
+    }
+
+    /// The tree, in the order in which its branches end: whoever begins work first, whoever carries it last.
+    async fn plant(&self) -> Result<Tree, Refusal> {
+        let mut tree = Tree::plant().await?;
+        tree.supervise(&self.reconciler).await?;
+        tree.supervise(&self.imports.0).await?;
+        tree.supervise(&self.outbox).await?;
+        tree.supervise(&self.coordinators).await?;
+        tree.supervise(&self.payments.0).await?;
+        tree.supervise(&self.shipping.0).await?;
+        tree.supervise(&self.orders.0).await?;
+        tree.supervise(&self.skus.0).await?;
+        Ok(tree)
+    }
+}
+
+fn open<K: Kind>(kind: K, context: &Context, escalate: &Arc<dyn Fn(String) + Send + Sync>) -> Arc<Directory<K>> {
+    Directory::new(kind, context.clock.clone(), Arc::clone(escalate))
 }
 
 /// Checkouts under way in this process by their key: equal ones fly once.

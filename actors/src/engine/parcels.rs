@@ -41,7 +41,7 @@ impl Engine {
         let inbox_id = stored.map_err(|error| error::refusal(&error))?;
         let Some(inbox_id) = inbox_id else { return Ok(false) };
         self.context.faults.hit("inbox.stored", "");
-        self.shipping.signal(webhook.carrier, inbox_id, locator).await;
+        self.actors.shipping.signal(webhook.carrier, inbox_id, locator).await;
         Ok(true)
     }
 

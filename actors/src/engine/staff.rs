@@ -97,7 +97,7 @@ impl Engine {
         self.as_expected(adjust).await?;
         let mut entry = Entry::new(self.context.clock.now(), Who::Staff);
         if delta < 0 {
-            match self.skus.hold(adjust.sku_id, -delta).await {
+            match self.actors.skus.hold(adjust.sku_id, -delta).await {
                 Ok(hold) => entry.holds.push(hold),
                 Err(HoldError::SoldOut { available }) => {
                     self.as_expected(adjust).await?;
@@ -171,7 +171,7 @@ impl Engine {
     #[doc(hidden)]
     pub async fn reserve(&self, sku_id: SkuId, units: i64, unit_price_minor: i64) -> Result<(), Refusal> {
         let _permit = self.admit()?;
-        let hold = self.skus.hold(sku_id, units).await.map_err(|error| match error {
+        let hold = self.actors.skus.hold(sku_id, units).await.map_err(|error| match error {
             HoldError::SoldOut { available } => {
                 Refusal::OutOfStock(vec![ShortLine { sku_id, requested: units, available }])
             }

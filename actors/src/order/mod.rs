@@ -253,7 +253,7 @@ impl Keeper {
         who: Who,
         key: CommandKey,
     ) -> Result<Commanded, Refusal> {
-        self.check_carrier(command)?;
+        self.check_carrier(&state.order, command)?;
         let carry_out = |draft: &mut Draft<'_>| Ok((draft.carry_out(command)?, Vec::new()));
         let id = self.decide(state, who, Beside::Key(key), carry_out).await?;
         self.tell_waiting(state);

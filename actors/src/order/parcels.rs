@@ -90,11 +90,11 @@ impl Keeper {
         self.after_news(state, settled).await;
     }
 
-    /// A shipment goes with somebody that this shop has set up.
-    pub(super) fn check_carrier(&self, command: &Command) -> Result<(), Refusal> {
+    /// A shipment goes with somebody that this shop has set up, be it chosen by staff or by the buyer.
+    pub(super) fn check_carrier(&self, order: &Order, command: &Command) -> Result<(), Refusal> {
         let Command::Pack(packing) = command else { return Ok(()) };
-        let known = packing.service.as_ref().is_none_or(|service| self.ships_with(service));
-        if known {
+        let service = packing.service.clone().unwrap_or_else(|| order.chosen_service());
+        if self.ships_with(&service) {
             Ok(())
         } else {
             Err(Invalid::new("service.provider", "is not one that this shop ships with").into())

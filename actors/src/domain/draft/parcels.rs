@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{Draft, patience};
 use crate::domain::{
     About, Funds, Label, LabelStatus, OrderStatus, Packing, PartState, ProviderError, Refusal, Return, ReturnId,
-    ReturnLine, ReturnState, Service, Shipment, ShipmentEvent, ShipmentId, ShipmentLine, ShipmentState, Task, TaskId,
-    TaskKind, TaskState, Tracking, TrackingStatus, Units, Void,
+    ReturnLine, ReturnState, Shipment, ShipmentEvent, ShipmentId, ShipmentLine, ShipmentState, Task, TaskId, TaskKind,
+    TaskState, Tracking, TrackingStatus, Units, Void,
     change::{Cause, ReturnRow, ShipmentRow},
     printable,
 };
@@ -32,7 +32,7 @@ impl Draft<'_> {
             id,
             state: ShipmentState::Draft,
             lines,
-            service: wish.service.clone().unwrap_or_else(|| self.chosen_service()),
+            service: wish.service.clone().unwrap_or_else(|| self.order.chosen_service()),
             parcel: wish.parcel,
             customs: wish.customs.clone(),
             waits: None,
@@ -55,12 +55,6 @@ impl Draft<'_> {
         self.note_shipment(id);
         self.parcel_event(id, "shipment_created", json!({}));
         Ok(id.0)
-    }
-
-    /// As the buyer chose; by hand where the buyer was offered nothing.
-    fn chosen_service(&self) -> Service {
-        let provider = Service::MANUAL.to_owned();
-        Service { provider, carrier: String::new(), token: String::new(), name: "By hand".to_owned() }
     }
 
     fn may_ship(&self) -> Result<(), Refusal> {

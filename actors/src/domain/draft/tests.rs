@@ -57,6 +57,7 @@ fn order(intent: Intent) -> Order {
         last_event: 1,
         status: OrderStatus::AwaitingPayment,
         hold_reason: None,
+        service: None,
         deadline: at(900),
         hold_ends_at: None,
         created_at: at(0),
