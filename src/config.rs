@@ -281,12 +281,12 @@ impl Origin {
 
 impl Shipping {
     /// What could never be offered or sent.
-    fn check(&self, http_seconds: u64) -> Result<(), Invalid> {
+    fn check(&self) -> Result<(), Invalid> {
         if !(60..=604_800).contains(&self.option_seconds) {
             return Err(Invalid::new("option_seconds", "is a minute to a week: a carrier's rates live no longer"));
         }
-        if self.patience_seconds == 0 || self.patience_seconds >= http_seconds {
-            return Err(Invalid::new("patience_seconds", "is at least 1 and less than http.timeout_seconds"));
+        if self.patience_seconds == 0 {
+            return Err(Invalid::new("patience_seconds", "is at least 1"));
         }
         if !(1..=1_000_000).contains(&self.unit_grams) {
             return Err(Invalid::new("unit_grams", "is 1 to 1000000"));
@@ -415,7 +415,7 @@ impl Config {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
         }
-        let shipping = self.shipping.check(self.http.timeout_seconds);
+        let shipping = self.shipping.check();
         shipping.map_err(|invalid| wrong(&format!("shipping.{}", invalid.field), &invalid.problem))?;
         self.check_carrier()?;
         let Checkout { hold_seconds, capture_margin_seconds, .. } = self.checkout;

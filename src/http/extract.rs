@@ -107,6 +107,19 @@ impl<T: FromStr> FromRequestParts<Arc<Shop>> for Id<T> {
     }
 }
 
+/// Two ids in the path, one behind the other.
+pub(crate) struct Ids<A, B>(pub A, pub B);
+
+impl<A: FromStr, B: FromStr> FromRequestParts<Arc<Shop>> for Ids<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Problem> {
+        let path = axum::extract::Path::<(String, String)>::from_request_parts(parts, shop).await;
+        let ids = path.ok().and_then(|path| Some(Self(path.0.0.parse().ok()?, path.0.1.parse().ok()?)));
+        ids.ok_or_else(|| Problem::not_found("thing"))
+    }
+}
+
 /// Staff, by the bearer token.
 pub(crate) struct Staff;
 

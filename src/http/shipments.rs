@@ -1,11 +1,8 @@
 //! Parcels: what staff pack, label and hand over, and what buyers see of it.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
-    extract::{FromRequestParts, Path},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -18,12 +15,12 @@ use souk_actors::{
 use super::{
     State,
     commands::{Done, carry_out, staff_key},
-    extract::{Body, Id, OwnOrder, Staff, within},
+    extract::{Body, Id, Ids, OwnOrder, Staff, within},
     refunds::LineUnits,
 };
 use crate::{
     problem::{Answer, Problem},
-    shop::{Shop, products::PriceTag},
+    shop::products::PriceTag,
 };
 
 /// Size and weight of a box, in whole millimetres and grams.
@@ -196,23 +193,6 @@ pub(crate) struct Shipments {
     shipments: Vec<Shipment>,
 }
 
-/// A shipment in the path, behind its order.
-pub(crate) struct InOrder {
-    order_id: OrderId,
-    shipment_id: ShipmentId,
-}
-
-impl FromRequestParts<Arc<Shop>> for InOrder {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Problem> {
-        let path = Path::<(String, String)>::from_request_parts(parts, shop).await;
-        let ids = path.ok().and_then(|Path((order, shipment))| Some((order.parse().ok()?, shipment.parse().ok()?)));
-        let (order_id, shipment_id) = ids.ok_or_else(|| Problem::not_found("shipment"))?;
-        Ok(Self { order_id, shipment_id })
-    }
-}
-
 /// An order's shipments, and where they are.
 #[utoipa::path(
     get, path = "/v1/orders/{order_id}/shipments", tag = "checkout",
@@ -254,8 +234,12 @@ pub(crate) async fn pack(
     params(("order_id" = String, Path), ("shipment_id" = String, Path)),
     responses((status = 200, description = "The file as the carrier made it"), (status = 404, body = Problem))
 )]
-pub(crate) async fn label(_: Staff, axum::extract::State(shop): State, one: InOrder) -> Answer<Response> {
-    let file = within(shop.limits.timeout, shop.engine.label(one.order_id, one.shipment_id)).await?;
+pub(crate) async fn label(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
+) -> Answer<Response> {
+    let file = within(shop.limits.timeout, shop.engine.label(order_id, shipment_id)).await?;
     let kind = HeaderValue::from_str(&file.content_type);
     let kind = kind.unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
     let headers = [
@@ -276,10 +260,9 @@ pub(crate) async fn label(_: Staff, axum::extract::State(shop): State, one: InOr
 pub(crate) async fn buy_label(
     _: Staff,
     axum::extract::State(shop): State,
-    one: InOrder,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
     headers: HeaderMap,
 ) -> Answer<Json<Done>> {
-    let InOrder { order_id, shipment_id } = one;
     let key = staff_key(&headers, order_id, "label", &shipment_id)?;
     Done::of(order_id, carry_out(&shop, order_id, Command::BuyLabel { shipment_id }, key).await)
 }
@@ -293,10 +276,9 @@ pub(crate) async fn buy_label(
 pub(crate) async fn void(
     _: Staff,
     axum::extract::State(shop): State,
-    one: InOrder,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
     headers: HeaderMap,
 ) -> Answer<Json<Done>> {
-    let InOrder { order_id, shipment_id } = one;
     let key = staff_key(&headers, order_id, "void", &shipment_id)?;
     Done::of(order_id, carry_out(&shop, order_id, Command::VoidLabel { shipment_id }, key).await)
 }
@@ -310,10 +292,9 @@ pub(crate) async fn void(
 pub(crate) async fn ship(
     _: Staff,
     axum::extract::State(shop): State,
-    one: InOrder,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
     headers: HeaderMap,
 ) -> Answer<Json<Done>> {
-    let InOrder { order_id, shipment_id } = one;
     let key = staff_key(&headers, order_id, "ship", &shipment_id)?;
     Done::of(order_id, carry_out(&shop, order_id, Command::Ship { shipment_id }, key).await)
 }
@@ -327,10 +308,9 @@ pub(crate) async fn ship(
 pub(crate) async fn deliver(
     _: Staff,
     axum::extract::State(shop): State,
-    one: InOrder,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
     headers: HeaderMap,
 ) -> Answer<Json<Done>> {
-    let InOrder { order_id, shipment_id } = one;
     let key = staff_key(&headers, order_id, "deliver", &shipment_id)?;
     Done::of(order_id, carry_out(&shop, order_id, Command::Deliver { shipment_id }, key).await)
 }

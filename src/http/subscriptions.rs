@@ -15,7 +15,7 @@ use souk_actors::{
 
 use super::{
     State,
-    extract::{Body, Id, Query, Staff, fingerprint, idempotency_key, within},
+    extract::{Body, Id, Ids, Query, Staff, fingerprint, idempotency_key, within},
     notices::{Part, next_cursor},
 };
 use crate::{
@@ -235,11 +235,8 @@ pub(crate) async fn deliveries(
 pub(crate) async fn replay(
     _: Staff,
     axum::extract::State(shop): State,
-    axum::extract::Path((id, notice_id)): axum::extract::Path<(String, String)>,
+    Ids(id, notice_id): Ids<SubscriptionId, NoticeId>,
 ) -> Answer<StatusCode> {
-    let (Ok(id), Ok(notice_id)) = (id.parse(), notice_id.parse()) else {
-        return Err(Problem::not_found("delivery"));
-    };
     within(shop.limits.timeout, shop.engine.replay_delivery(id, notice_id)).await?;
     Ok(StatusCode::ACCEPTED)
 }

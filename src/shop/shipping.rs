@@ -38,6 +38,8 @@ pub struct Shipping {
     settings: config::Shipping,
     services: Vec<String>,
     markup_percent: i64,
+    /// How long the carrier is waited for: less than a request may take.
+    patience: Duration,
 }
 
 /// Ways to send lines to an address.
@@ -80,11 +82,14 @@ impl Shipping {
     /// By these settings, with this carrier.
     #[must_use]
     pub fn new(config: &Config, carrier: Option<Arc<Shippo>>) -> Self {
+        let patience = Duration::from_secs(config.shipping.patience_seconds);
+        let limit = Duration::from_secs(config.http.timeout_seconds);
         Self {
             carrier,
             settings: config.shipping.clone(),
             services: config.shippo.services.clone(),
             markup_percent: config.shippo.markup_percent.into(),
+            patience: patience.min(limit * 3 / 4),
         }
     }
 
@@ -115,9 +120,8 @@ impl Shipping {
         let Some(carrier) = &self.carrier else { return Vec::new() };
         let from = self.settings.from.address();
         let customs = (from.country != to.country).then(|| declared(&from, goods, parcel));
-        let patience = Duration::from_secs(self.settings.patience_seconds);
         let rates = carrier.rates(&from, to, parcel, customs.as_ref(), goods.total.currency);
-        let asked = tokio::time::timeout(patience, rates).await;
+        let asked = tokio::time::timeout(self.patience, rates).await;
         let (offers, outcome) = match asked {
             Ok(Ok(offers)) => (offers, "answered"),
             Ok(Err(error)) => {
@@ -236,8 +240,7 @@ pub async fn check_address(shop: &Shop, address: &Address) -> Result<AddressChec
     let Some(carrier) = &shop.shipping.carrier else {
         return Ok(AddressCheck::unchecked("No carrier checks addresses for this shop: only the form was looked at."));
     };
-    let patience = Duration::from_secs(shop.shipping.settings.patience_seconds);
-    let asked = tokio::time::timeout(patience, carrier.check_address(address)).await;
+    let asked = tokio::time::timeout(shop.shipping.patience, carrier.check_address(address)).await;
     match asked {
         Ok(Ok(check)) => Ok(check),
         Ok(Err(ProviderError::Rejected(_))) => {
