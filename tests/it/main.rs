@@ -12,6 +12,7 @@ mod imports;
 mod journal;
 mod mail;
 mod merchant_webhooks;
+mod migrations;
 mod model;
 mod money;
 mod orders;

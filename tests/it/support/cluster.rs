@@ -22,11 +22,20 @@ pub(crate) struct TestDb {
 
 impl TestDb {
     pub(crate) async fn new() -> Self {
+        Self::like("souk_template").await
+    }
+
+    /// A database with nothing in it, for whoever migrates by itself.
+    pub(crate) async fn empty() -> Self {
+        Self::like("template0").await
+    }
+
+    async fn like(template: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let cluster = tokio::task::spawn_blocking(cluster).await.expect("a cluster");
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut conn = cluster.connect.connect().await.expect("the cluster serves");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name} template souk_template")))
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name} template {template}")))
             .execute(&mut conn)
             .await
             .expect("a database");
