@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use souk_actors::domain::{Command, OrderId, OrderStatus, PaymentSummary, RefundWish, SkuId};
 use sqlx::{Connection, migrate::Migrator};
 
-use crate::support::{Setup, TestDb, TestEngine, eventually, usd};
+use crate::support::{FakeProvider, Mood, Op, Setup, TestDb, TestEngine, eventually, usd};
 
 /// The newest migration of the first release.
 const FIRST_RELEASE: i64 = 3;
@@ -50,7 +50,12 @@ async fn a_shop_that_sold_with_the_first_tables_goes_on() {
     souk::database::MIGRATIONS.run(&mut conn).await.expect("the later migrations go through");
     conn.close().await.ok();
 
-    let shop = TestEngine::on(Arc::clone(&db), db.connect.clone(), Setup::default()).await;
+    // money of another life: this provider has no books about it, and answers nothing
+    let setup = Setup::default();
+    let provider = Arc::new(FakeProvider::new("fake", setup.clock.clone()));
+    provider.always(Op::Refund, Mood::Broken);
+    let setup = Setup { provider: Some(provider), ..setup };
+    let shop = TestEngine::on(Arc::clone(&db), db.connect.clone(), setup).await;
     let [paid, open, cancelled] = [101, 102, 103].map(OrderId);
     assert_eq!(shop.view(paid).await.payment_status, PaymentSummary::Paid);
     assert_eq!(shop.view(cancelled).await.payment_status, PaymentSummary::Refunding);
