@@ -1,5 +1,5 @@
 #!/bin/sh
-# Drives the provider sandbox through PayPal's own clients. Needs python3 with venv, npm, and their registries once:
+# Drives the provider sandbox through PayPal's and Shippo's own clients. Needs python3 with venv, npm, and their registries once:
 # what is installed stays in target/clients. Says what was shown, and fails with the first client that is not satisfied.
 set -eu
 
@@ -38,4 +38,6 @@ echo "PyPI paypalrestsdk 1.13.3"
 "$work/venv/bin/python" tests/clients/python/rest_sdk.py
 echo "npm @paypal/paypal-server-sdk 2.5.0"
 node "$work/node/server_sdk.js"
+echo "PyPI shippo 3.9.0, npm shippo 2.18.0"
+./tests/clients/shippo.sh "$SANDBOX"
 echo "all are satisfied"

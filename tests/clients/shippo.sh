@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs Shippo's own clients against a sandbox, by hand: they come from PyPI and npm, so no test depends on them.
+# Runs Shippo's own clients against a sandbox that is up; run.sh starts one. They come from PyPI and npm, so no test
+# depends on them.
 # Usage: tests/clients/shippo.sh [http://127.0.0.1:8081]
 set -eu
 base="${1:-http://127.0.0.1:8081}/shippo"
