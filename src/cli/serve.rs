@@ -140,6 +140,7 @@ async fn greet(config: &Config, app: &App) {
     if let Ok(token) = app::staff_token(config) {
         println!("  staff token                  {}", token.expose());
     }
+    println!("  mail to buyers               http://{}/inbox", config.sandbox.listen);
     println!("  the sandbox's books          http://{}/_sandbox/books", config.sandbox.listen);
     let page = Which::Page { before: None, most: 20 };
     let found = products::find(&app.shop.pool, &app.shop.engine, &page).await.unwrap_or_default();

@@ -483,6 +483,21 @@ async fn fill_available(engine: &Engine, products: &mut [Product]) -> Result<(),
     Ok(())
 }
 
+/// What the products of these SKUs are called, now: what was bought is the SKU.
+///
+/// # Errors
+/// Where Postgres cannot be asked.
+pub async fn names(pool: &PgPool, sku_ids: &[SkuId]) -> Result<HashMap<SkuId, String>, sqlx::Error> {
+    let sku_ids: Vec<i64> = sku_ids.iter().map(|sku_id| sku_id.0).collect();
+    let rows = sqlx::query(
+        "select sku.id, product.name from sku join product on product.id = sku.product_id where sku.id = any($1)",
+    )
+    .bind(&sku_ids)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("name")?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod migrations;
 mod model;
 mod money;
 mod orders;
+mod pages;
 mod payments;
 mod paypal_authorise;
 mod paypal_lives;

@@ -26,7 +26,7 @@ use souk_actors::{
     ports::{Delivery, Notice, Notifier, SendError},
     store::read::{self, OrderView},
 };
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 use url::Url;
 
 use self::{
@@ -34,6 +34,7 @@ use self::{
     line::{Line, Privacy},
 };
 use super::{Secret, SettingsError, http::is_loopback};
+use crate::shop::products;
 
 /// Where an order's buyer sees it.
 pub type OrderUrls = Arc<dyn Fn(OrderId) -> String + Send + Sync>;
@@ -78,7 +79,8 @@ impl Mailer {
         let put_off = |error: sqlx::Error| SendError::NotNow(format!("the order cannot be read: {error}"));
         let order = read::order(&self.pool, notice.order_id).await.map_err(put_off)?;
         let order = order.ok_or_else(|| SendError::Refused("there is no such order".to_owned()))?;
-        let names = names(&self.pool, &order).await.map_err(put_off)?;
+        let sku_ids: Vec<SkuId> = order.lines.iter().map(|line| line.sku_id).collect();
+        let names = products::names(&self.pool, &sku_ids).await.map_err(put_off)?;
         let message = self.message(notice, &order, &names)?;
         self.line.hand_over(message.envelope(), &message.formatted()).await
     }
@@ -117,18 +119,6 @@ impl Mailer {
 /// The same for the same notice, however often it is sent.
 fn message_id(id: NoticeId, domain: &str) -> String {
     format!("<{id}@{domain}>")
-}
-
-/// What the order's goods are called. A name is the catalogue's as it is now; what was bought is the SKU.
-async fn names(pool: &PgPool, order: &OrderView) -> Result<HashMap<SkuId, String>, sqlx::Error> {
-    let sku_ids: Vec<i64> = order.lines.iter().map(|line| line.sku_id.0).collect();
-    let rows = sqlx::query(
-        "select sku.id, product.name from sku join product on product.id = sku.product_id where sku.id = any($1)",
-    )
-    .bind(&sku_ids)
-    .fetch_all(pool)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("name")?))).collect()
 }
 
 fn line(settings: Settings) -> Result<Line, SettingsError> {
