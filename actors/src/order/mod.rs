@@ -46,6 +46,12 @@ const IDS: i64 = 64;
 const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
 const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
 
+/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a payment
+/// the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
+fn ids_of(order: &Order) -> i64 {
+    2 * (order.captures().len() + order.payments.len() + order.shipments.len()) as i64
+}
+
 /// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
 fn ids_for(facts: &[Fact]) -> i64 {
     IDS + 4 * facts.len() as i64
@@ -444,10 +450,8 @@ impl Keeper {
         ids: i64,
         decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
     ) -> Result<R, Refusal> {
-        // every capture may have something to go back: a refund and its call
-        let ids = ids + 2 * state.order.captures().len() as i64;
         for _ in 0..2 {
-            let ids = self.context.ids.take(ids).await?;
+            let ids = self.context.ids.take(ids + ids_of(&state.order)).await?;
             let mut draft = Draft::new(&state.order, self.context.clock.now(), &self.context.policy, ids);
             let (answer, wishes) = decision(&mut draft)?;
             let mut entry = Entry::new(draft.at, who);
