@@ -42,6 +42,7 @@ pub const MAILED: &[&str] = &[
     CONFIRMED,
     "expired",
     "cancelled",
+    "lines_cancelled",
     // its payment needs the buyer
     "payment_declined",
     "payment_mismatch",

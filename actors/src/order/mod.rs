@@ -301,10 +301,18 @@ impl Keeper {
     /// Asks providers that have not called although it is time.
     async fn check(&self, state: &mut State) {
         let now = self.context.clock.now();
+        let mut unasked = false;
         for payment in &state.order.payments {
             let due = payment.check_at.is_some_and(|due| due <= now);
             let Some(announced) = payment.announced.as_ref().filter(|_| due) else { continue };
-            self.inspect(payment, announced).await;
+            if self.payments.knows(&payment.provider) {
+                self.inspect(payment, announced).await;
+            } else {
+                unasked = true;
+            }
+        }
+        if unasked {
+            self.put_off(state, None).await;
         }
     }
 
@@ -536,14 +544,23 @@ impl Keeper {
     /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
     async fn dispatch(&self, state: &mut State, fresh: bool) {
         let now = self.context.clock.now();
+        let mut unasked = Vec::new();
         for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
             let Some(payment) = state.order.payments.iter().find(|payment| Some(payment.id) == task.about.payment_id())
             else {
                 continue;
             };
+            if !self.payments.knows(&payment.provider) {
+                unasked.push(task.id);
+                continue;
+            }
             let Some(what) = self.what(&state.order, task, payment, fresh) else { continue };
             let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
             self.payments.run(&payment.provider, job).await;
+        }
+        for task_id in unasked {
+            tracing::error!(order.id = %self.order_id, "an order waits for a provider that is not set up");
+            self.put_off(state, Some(task_id)).await;
         }
         self.dispatch_parcels(state).await;
     }
