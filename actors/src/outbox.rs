@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use tokio::time::Instant;
@@ -33,7 +33,8 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(250);
 /// News told to one receiver at once: the mail server, or one subscription, which a slow neighbour must not hold up.
 const AT_ONCE: usize = 8;
-/// News told by one way out at once.
+/// News told by one way out at once; a receiver that is told nothing yet gets one place beyond them, so that those who hang
+/// hold up nobody else.
 const IN_ALL: usize = 64;
 /// The longest that a try may take, whatever the gateway's own limits come to.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -65,9 +66,31 @@ pub(crate) struct Telling {
     pub context: Arc<Context>,
 }
 
-/// News that are on their way, and to whom. The cell keeps it: an actor that crashes leaves them on their way, and its next
-/// life must not send them a second time.
-type Carried = Arc<DashMap<NoticeId, Option<SubscriptionId>>>;
+/// News that must not be sent now. The cell keeps them: an actor that crashes leaves them on their way, and its next life
+/// must not send them a second time.
+#[derive(Default)]
+pub(crate) struct Carried {
+    /// On their way, and to whom.
+    on_way: DashMap<NoticeId, Option<SubscriptionId>>,
+    /// Told, and nobody can write it down: whatever is wrong, they must not be told over and over, nor take a place.
+    set_aside: DashSet<NoticeId>,
+}
+
+impl Carried {
+    fn ids(&self) -> Vec<i64> {
+        let on_way = self.on_way.iter().map(|one| one.key().0);
+        on_way.chain(self.set_aside.iter().map(|one| one.0)).collect()
+    }
+
+    /// How many are on their way to each receiver; 0 is the receiver of mail.
+    fn by_receiver(&self) -> HashMap<i64, usize> {
+        let mut busy = HashMap::new();
+        for one in &self.on_way {
+            *busy.entry(one.value().map_or(0, |id| id.0)).or_default() += 1;
+        }
+        busy
+    }
+}
 
 pub(crate) enum Msg {
     /// Look what is due.
@@ -84,9 +107,9 @@ impl Kind for Telling {
     const ESCALATES: bool = true;
     type Key = Channel;
     type Msg = Msg;
-    type Shared = Carried;
+    type Shared = Arc<Carried>;
 
-    fn shared(&self, _: Channel) -> Carried {
+    fn shared(&self, _: Channel) -> Arc<Carried> {
         Arc::default()
     }
 
@@ -101,12 +124,12 @@ impl Kind for Telling {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, _: &Carried) -> bool {
+    fn may_rest(&self, _: &Arc<Carried>) -> bool {
         false
     }
 
-    fn detail(&self, carried: &Carried) -> Option<serde_json::Value> {
-        Some(json!({ "carries": carried.len() }))
+    fn detail(&self, carried: &Arc<Carried>) -> Option<serde_json::Value> {
+        Some(json!({ "carries": carried.on_way.len() }))
     }
 }
 
@@ -127,7 +150,7 @@ struct Teller {
     cell: std::sync::Weak<Cell<Telling>>,
     notifier: Arc<dyn Notifier>,
     context: Arc<Context>,
-    carried: Carried,
+    carried: Arc<Carried>,
 }
 
 impl Actor for Teller {
@@ -150,7 +173,7 @@ impl Actor for Teller {
         // while most are still on their way, one that has ended is no reason to look: the beat is soon enough
         let looks = match msg {
             Msg::Look => true,
-            Msg::Ended => self.carried.len() < AT_ONCE / 2,
+            Msg::Ended => self.carried.on_way.len() < AT_ONCE / 2,
         };
         if looks && let Err(error) = self.look(&myself).await {
             tracing::debug!(%error, "the outbox cannot look");
@@ -161,7 +184,7 @@ impl Actor for Teller {
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, _: &mut Self::State) -> Result<(), ActorProcessingErr> {
         let give_up = Instant::now() + LAST_WORDS;
-        while !self.carried.is_empty() && Instant::now() < give_up {
+        while !self.carried.on_way.is_empty() && Instant::now() < give_up {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
@@ -170,25 +193,24 @@ impl Actor for Teller {
 
 impl Teller {
     async fn look(&self, myself: &ActorRef<Envelope<Telling>>) -> Result<(), sqlx::Error> {
-        let rooms = self.rooms();
+        let mut busy = self.carried.by_receiver();
+        let rooms = self.rooms(&busy);
         if rooms.is_empty() {
             return Ok(());
         }
-        let carried: Vec<i64> = self.carried.iter().map(|one| one.key().0).collect();
-        let now = self.context.clock.now();
-        let due = notices::due(&self.context.pool, self.notifier.channel(), &rooms, &carried, now).await?;
-        for due in due.into_iter().take(IN_ALL.saturating_sub(self.carried.len())) {
-            self.begin(due, myself);
+        let (carried, now) = (self.carried.ids(), self.context.clock.now());
+        for due in notices::due(&self.context.pool, self.notifier.channel(), &rooms, &carried, now).await? {
+            let receiver = busy.entry(due.subscription_id.map_or(0, |id| id.0)).or_default();
+            if *receiver == 0 || self.carried.on_way.len() < IN_ALL {
+                *receiver += 1;
+                self.begin(due, myself);
+            }
         }
         Ok(())
     }
 
     /// How many more each receiver may be told now; those that may be told none are left out.
-    fn rooms(&self) -> Vec<(i64, i64)> {
-        let mut busy: HashMap<i64, usize> = HashMap::new();
-        for one in self.carried.iter() {
-            *busy.entry(one.value().map_or(0, |id| id.0)).or_default() += 1;
-        }
+    fn rooms(&self, busy: &HashMap<i64, usize>) -> Vec<(i64, i64)> {
         let receivers: Vec<i64> = match self.notifier.channel() {
             Channel::Mail => vec![0],
             Channel::Merchants => self.context.news.subscriptions().iter().map(|one| one.id.0).collect(),
@@ -200,7 +222,7 @@ impl Teller {
 
     fn begin(&self, due: Due, myself: &ActorRef<Envelope<Telling>>) {
         let carrying = Carrying { carried: Arc::clone(&self.carried), id: due.id };
-        self.carried.insert(due.id, due.subscription_id);
+        self.carried.on_way.insert(due.id, due.subscription_id);
         let errand = Errand { context: Arc::clone(&self.context), notifier: Arc::clone(&self.notifier) };
         let (cell, actor) = (self.cell.clone(), myself.clone());
         tokio::spawn(async move {
@@ -225,13 +247,19 @@ impl Teller {
 
 /// Keeps a notice among those that are on their way until it is dropped.
 struct Carrying {
-    carried: Carried,
+    carried: Arc<Carried>,
     id: NoticeId,
+}
+
+impl Carrying {
+    fn set_aside(&self) {
+        self.carried.set_aside.insert(self.id);
+    }
 }
 
 impl Drop for Carrying {
     fn drop(&mut self) {
-        self.carried.remove(&self.id);
+        self.carried.on_way.remove(&self.id);
     }
 }
 
@@ -264,8 +292,7 @@ impl Errand {
         });
         let mark = mark(notice_id, channel, tries, &delivery.end, now, attempt);
         if !self.write_down(mark, now).await {
-            // told, and nobody can write it down: whatever is wrong, it must not be told over and over
-            return std::mem::forget(carrying);
+            return carrying.set_aside();
         }
         if let Some(subscription_id) = subscription_id {
             self.judge(subscription_id, &delivery.end, now).await;

@@ -109,6 +109,11 @@ impl Payments {
         self.send(provider, Msg::Run(job)).await;
     }
 
+    /// Whether a provider is set up: an order may be older than the settings.
+    pub(crate) fn knows(&self, provider: &str) -> bool {
+        self.0.kind.context.providers.contains_key(provider)
+    }
+
     /// Has a webhook looked into.
     pub(crate) async fn signal(&self, provider: &str, inbox_id: i64, locator: Locator) {
         self.send(provider, Msg::Signal { inbox_id, locator }).await;
@@ -454,7 +459,12 @@ impl Errand {
                 | ProviderError::NotYet(_)
                 | ProviderError::AlreadyDone(_)
                 | ProviderError::Rejected(_),
-            ) => (Vec::new(), None),
+            ) => {
+                if let Some(inbox_id) = inbox_id {
+                    inbox::unanswerable(&self.context.pool, inbox_id, self.context.clock.now()).await;
+                }
+                (Vec::new(), None)
+            }
         };
         self.orders.tell(order_id, order::Msg::Facts { payment_id, facts, inbox_id }).await;
         end

@@ -25,15 +25,15 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(250);
 /// How much of each kind it takes up in one look.
 const MOST: i64 = 500;
-/// Looks between two rounds that put idle actors to rest.
+/// Looks between two rounds that put idle actors to rest and forget what is old.
 const ROUNDS: u32 = 40;
 const SKU_IDLE: TimeDelta = TimeDelta::minutes(5);
 const ORDER_IDLE: TimeDelta = TimeDelta::seconds(30);
 /// How long a key that placed no order is remembered, and an import that came to nothing is kept: as long as providers try
 /// again. A checkout's key is its order's own and never forgotten.
 const KEPT: TimeDelta = TimeDelta::hours(72);
-/// Rows that are forgotten in one look: nothing that a buyer would notice.
-const FORGOTTEN: i64 = 500;
+/// Rows that are forgotten in one round: nothing that a buyer would notice.
+const FORGOTTEN: i64 = 5_000;
 /// Imports that are applied at the same time; the next ones wait.
 const IMPORTS: i64 = 2;
 
@@ -102,7 +102,7 @@ struct Reconciler {
 
 impl Actor for Reconciler {
     type Msg = Envelope<Reconciling>;
-    /// Looks since idle actors were last put to rest.
+    /// Looks since the last round.
     type State = u32;
     type Arguments = ();
 
@@ -126,6 +126,9 @@ impl Actor for Reconciler {
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
             self.imports.0.sweep(ORDER_IDLE);
+            if let Err(error) = self.forget().await {
+                tracing::debug!(%error, "nothing is forgotten now");
+            }
         }
         Ok(())
     }
@@ -153,9 +156,13 @@ impl Reconciler {
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
             self.imports.tell(import_id).await;
         }
-        load::prune_keys(pool, now - KEPT, FORGOTTEN).await?;
-        load::imports::sweep(pool, now - KEPT, FORGOTTEN).await?;
         Ok(())
+    }
+
+    async fn forget(&self) -> Result<(), sqlx::Error> {
+        let (pool, before) = (&self.context.pool, self.context.clock.now() - KEPT);
+        load::prune_keys(pool, before, FORGOTTEN).await?;
+        load::imports::sweep(pool, before, FORGOTTEN).await
     }
 
     /// A webhook goes to whoever speaks with its sender, in that one's words.

@@ -23,7 +23,7 @@ use crate::{
         parcels::{Answer, News},
     },
     ports::{BuyLabel, Carrier, Label, LabelStatus, ParcelLocator, ProviderError},
-    store::{load, write::parcels},
+    store::{inbox, load, write::parcels},
 };
 
 /// A call to be made.
@@ -375,8 +375,17 @@ impl Errand {
             Ok(facts) => self.tell(order_id, News::Tracked { shipment_id, facts, inbox_id }).await,
             Err(error) => {
                 tracing::info!(carrier = self.carrier.name(), %error, "a question was not answered");
-                if inbox_id.is_none() {
-                    self.tell(order_id, News::NotTracked).await;
+                match (inbox_id, error) {
+                    (None, _) => self.tell(order_id, News::NotTracked).await,
+                    (Some(_), ProviderError::Unknown { .. }) => {}
+                    (
+                        Some(inbox_id),
+                        ProviderError::Declined(_)
+                        | ProviderError::NotYet(_)
+                        | ProviderError::AlreadyDone(_)
+                        | ProviderError::Dead(_)
+                        | ProviderError::Rejected(_),
+                    ) => inbox::unanswerable(&self.context.pool, inbox_id, self.context.clock.now()).await,
                 }
             }
         }

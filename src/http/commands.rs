@@ -44,7 +44,10 @@ pub(crate) struct Done {
 #[utoipa::path(
     post, path = "/v1/admin/orders/{order_id}/hold", tag = "staff", request_body = HoldRequest, security(("staff" = [])),
     params(("order_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = Done), (status = 404, body = Problem), (status = 409, body = Problem))
+    responses(
+        (status = 200, body = Done), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)
+    )
 )]
 pub(crate) async fn hold(
     _: Staff,
@@ -62,7 +65,10 @@ pub(crate) async fn hold(
 #[utoipa::path(
     post, path = "/v1/admin/orders/{order_id}/release", tag = "staff", security(("staff" = [])),
     params(("order_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = Done), (status = 404, body = Problem), (status = 409, body = Problem))
+    responses(
+        (status = 200, body = Done), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)
+    )
 )]
 pub(crate) async fn release(
     _: Staff,
@@ -78,7 +84,10 @@ pub(crate) async fn release(
 #[utoipa::path(
     post, path = "/v1/admin/orders/{order_id}/notes", tag = "staff", request_body = NoteRequest, security(("staff" = [])),
     params(("order_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = Done), (status = 404, body = Problem))
+    responses(
+        (status = 200, body = Done), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 422, body = Problem)
+    )
 )]
 pub(crate) async fn note(
     _: Staff,

@@ -11,6 +11,7 @@ use souk_actors::{
 use super::{
     State,
     extract::{Id, Query, Staff, within},
+    products::most,
 };
 use crate::problem::{Answer, Problem};
 
@@ -30,7 +31,7 @@ impl Part {
     pub(super) fn read(&self) -> Result<(Option<NoticeId>, i64), Problem> {
         let wrong = |_| Invalid::new("cursor", "is the next_cursor of a page");
         let before = self.cursor.as_deref().map(str::parse).transpose().map_err(wrong)?;
-        Ok((before, self.limit.unwrap_or(50).clamp(1, 100)))
+        Ok((before, most(Some(self.limit.unwrap_or(50)))?))
     }
 }
 

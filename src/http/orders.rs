@@ -30,7 +30,7 @@ pub(crate) struct Order {
     payment_status: String,
     /// `unfulfilled`, `partially_fulfilled`, `fulfilled`, `delivered`.
     fulfilment_status: String,
-    /// Why nothing of it is shipped for now.
+    /// Why nothing of it is shipped for now; for staff alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     hold_reason: Option<String>,
     next: Next,
@@ -90,6 +90,8 @@ pub(crate) struct Refund {
     /// The units that it pays for, where it is of lines.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lines: Vec<LineUnits>,
+    /// For staff alone.
+    #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     /// `requested`, `pending`, `completed`, `failed`, `cancelled`.
     status: String,
@@ -193,10 +195,11 @@ pub(crate) struct CancelAnswer {
 )]
 pub(crate) async fn show(axum::extract::State(shop): State, own: OwnOrder) -> Answer<Json<Order>> {
     let order = within(shop.limits.timeout, shop.engine.order(own.order_id)).await?;
-    Ok(Json(order.into()))
+    Ok(Json(Order::from(if own.is_staff { order } else { order.for_buyer() })))
 }
 
-/// What happened to an order, oldest first.
+/// What happened to an order, oldest first. Buyers see what is theirs to know: no cost, no complaint of a carrier or a
+/// provider, nothing that staff has written for itself.
 #[utoipa::path(
     get, path = "/v1/orders/{order_id}/events", tag = "checkout",
     params(("order_id" = String, Path), ("token" = Option<String>, Query)),

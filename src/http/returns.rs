@@ -18,6 +18,7 @@ use super::{
     State,
     commands::{carry_out, said, staff_key},
     extract::{Body, Id, OwnOrder, Query, Staff, fingerprint, idempotency_key, within},
+    products::most,
     refunds::LineUnits,
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     shop::Shop,
 };
 
-/// Returns on one page, at the most.
+/// Returns on one page where nobody says how many.
 const PAGE: i64 = 100;
 
 /// Some units of a line that are to go back, and why.
@@ -238,7 +239,7 @@ pub(crate) async fn list(
     let state = state.map_err(|_| Invalid::new("status", "is no status of a return"))?;
     let before = listing.cursor.as_deref().map(str::parse::<ReturnId>).transpose();
     let before = before.map_err(|_| Invalid::new("cursor", "is none that was given out"))?;
-    let most = listing.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let most = most(Some(listing.limit.unwrap_or(PAGE)))?;
     let views = within(shop.limits.timeout, shop.engine.all_returns(before, state, most)).await?;
     let full = i64::try_from(views.len()).is_ok_and(|count| count == most);
     let next_cursor = views.last().filter(|_| full).map(|view| view.return_id.to_string());

@@ -106,7 +106,11 @@ pub(crate) struct Deliveries {
 #[utoipa::path(
     post, path = "/v1/admin/webhook-subscriptions", tag = "staff", request_body = SubscriptionRequest,
     security(("staff" = [])), params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = SubscriptionView), (status = 401, body = Problem), (status = 422, body = Problem))
+    responses(
+        (status = 201, body = SubscriptionView),
+        (status = 200, body = SubscriptionView, description = "The same key again: the same subscription"),
+        (status = 401, body = Problem), (status = 422, body = Problem)
+    )
 )]
 pub(crate) async fn subscribe(
     _: Staff,

@@ -49,13 +49,18 @@ async fn one_key_used_by_many_at_once_is_carried_out_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_note_is_for_staff_alone() {
+async fn what_staff_writes_for_itself_is_for_staff_alone() {
     let shop = TestShop::open().await;
     let sku_id = shop.sku(5).await;
     let placed = shop.place(basket(&[(&sku_id, 1)])).await;
     ask(&shop, &placed, "notes", "n1", &json!({ "text": "a regular" })).await.ok();
-    assert_eq!(shop.timeline(&placed).await, ["placed"]);
+    ask(&shop, &placed, "hold", "h1", &json!({ "reason": "looks like fraud" })).await.ok();
     let all = shop.see(&format!("/v1/orders/{}/events", placed.order_id)).await.ok();
     assert_eq!(all["events"][1]["data"]["text"], "a regular");
+    assert_eq!(all["events"][2]["data"]["reason"], "looks like fraud");
+    let seen = shop.get(&placed.path("/events")).await.ok();
+    let seen: Vec<_> = seen["events"].as_array().expect("a list").iter().map(|e| (&e["kind"], &e["data"])).collect();
+    assert_eq!(seen, [(&json!("placed"), &json!({})), (&json!("held_back"), &json!({}))]);
+    assert!(shop.get(&placed.path("")).await.ok()["hold_reason"].is_null());
     shop.close().await;
 }

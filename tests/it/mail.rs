@@ -9,9 +9,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
+use reqwest::Method;
 use serde_json::{Value, json};
 use souk_actors::{
-    domain::{Channel, OrderStatus},
+    domain::{Channel, OrderStatus, Who},
     ports::{Delivery, Notice, Notifier, SendError},
 };
 
@@ -76,6 +77,57 @@ async fn a_sale_is_mailed_and_so_is_one_that_was_not_paid() {
     let expired = are_mailed(&shop.bank, &left, 1).await.remove(0);
     assert_eq!(text(&expired, "subject"), format!("Your order {} was not paid in time", left.order_id));
     are_mailed(&shop.bank, &paid, 1).await;
+    shop.close().await;
+}
+
+async fn as_staff(shop: &TestShop, path: &str, body: Value) -> Value {
+    Answer::of(shop.request(Method::POST, path).bearer_auth(STAFF).json(&body)).await.expect("an answer").ok()
+}
+
+/// Letters are written of what the engine says of its events: every field that a letter uses comes from a real one here.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_say_what_happened_to_which_part_of_an_order() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(5).await;
+    let placed = shop.place(paid_basket(&[(&sku_id, 4)])).await;
+    shop.bank.approve(&placed).await;
+    shop.becomes(&placed, "confirmed", "paid").await;
+    let order = format!("/v1/admin/orders/{}", placed.order_id);
+    let units = |quantity: i64| json!([{ "line": 0, "quantity": quantity }]);
+    let said = async |count: usize| text(&are_mailed(&shop.bank, &placed, count).await[count - 1], "text").to_owned();
+    said(1).await;
+
+    as_staff(&shop, &format!("{order}/cancel"), json!({ "lines": units(1), "reason": "one is broken" })).await;
+    let letters = are_mailed(&shop.bank, &placed, 3).await;
+    let (cancelled, refunded) = (text(&letters[1], "text"), text(&letters[2], "text"));
+    assert!(cancelled.contains("1 × Lamp: 12.50 USD\n  Total: 12.50 USD"), "{cancelled}");
+    assert!(refunded.contains("12.50 USD have gone back to you."), "{refunded}");
+    assert!(!format!("{letters:?}").contains("one is broken"), "what staff writes is staff's");
+
+    let parcel = json!({ "length_mm": 300, "width_mm": 200, "height_mm": 100, "grams": 900 });
+    let mut shipments = Vec::new();
+    for (number, (quantity, count)) in [(1, (1, 4)), (2, (2, 5))] {
+        let wish = json!({
+            "parcel": parcel, "lines": units(quantity), "tracking_number": format!("BIKE-{number}"), "carrier": "bike",
+        });
+        let packed = as_staff(&shop, &format!("{order}/shipments"), wish).await;
+        let shipment = format!("{order}/shipments/{}", packed["shipment_id"].as_str().expect("an id"));
+        as_staff(&shop, &format!("{shipment}/ship"), Value::Null).await;
+        let left = said(count).await;
+        let want = format!("a parcel of your order has left us, with BIKE under the number BIKE-{number}.");
+        assert!(left.contains(&want), "{left}");
+        shipments.push(shipment);
+    }
+    as_staff(&shop, &format!("{}/deliver", shipments[0]), Value::Null).await;
+    let delivered = said(6).await;
+    assert!(delivered.contains("delivered, with BIKE under the number BIKE-1."), "{delivered}");
+
+    let wish = json!({ "lines": [{ "line": 0, "quantity": 1, "reason": "too small" }] });
+    let asked = shop.post(&placed.path("/returns"), wish).await.ok();
+    let goods = format!("/v1/admin/returns/{}", asked["return_id"].as_str().expect("an id"));
+    as_staff(&shop, &format!("{goods}/decline"), json!({ "reason": "it was worn" })).await;
+    let declined = said(7).await;
+    assert!(declined.contains("we cannot take the goods back: it was worn."), "{declined}");
     shop.close().await;
 }
 
@@ -295,7 +347,7 @@ async fn news_wait_are_given_up_and_forgotten() {
     let sku_id = shop.sku(10).await;
     *letter_box.breaks.lock().expect("no panic") = Some(SendError::NotNow("the mail server answered 450".into()));
     let order_id = shop.order(sku_id, 1).await;
-    shop.engine.cancel(order_id, souk_actors::domain::Who::Buyer).await.expect("it can be");
+    shop.engine.cancel(order_id, Who::Buyer).await.expect("it can be");
     let waits = [30, 120, 600, 3_600].into_iter().chain([21_600; 12]);
     for (tries, wait) in (1..).zip(waits) {
         tried(&shop, tries).await;
@@ -314,6 +366,44 @@ async fn news_wait_are_given_up_and_forgotten() {
     eventually("and marked", async || shop.count("select count(*) from outbox where state = 'sent'").await == 1).await;
     shop.later(TimeDelta::days(31));
     eventually("it is forgotten", async || shop.count("select count(*) from outbox").await == 0).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_whose_mark_is_refused_take_nobody_elses_place() {
+    let letter_box = Arc::new(LetterBox::default());
+    let shop = engine_with(&letter_box).await;
+    let sku_id = shop.sku(20).await;
+    let mut conn = shop.db.conn().await;
+    let broken = sqlx::query("alter table outbox add constraint broken check (attempts = 0)");
+    broken.execute(&mut conn).await.expect("marks are refused");
+    for told in 1..=10 {
+        let order_id = shop.order(sku_id, 1).await;
+        shop.engine.cancel(order_id, Who::Buyer).await.expect("it can be");
+        eventually("the letter", async || letter_box.kinds(&order_id.to_string()) == ["cancelled"]).await;
+        eventually("its mark is refused", async || shop.engine.journal().failures >= told).await;
+    }
+    assert_eq!(letter_box.told.lock().expect("no panic").len(), 10, "each was told once");
+    shop.engine.stop().await; // what was told and could not be marked the audit would rightly find
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_subscribes_to_any_more_is_forgotten() {
+    let shop = engine_with(&Arc::new(LetterBox::default())).await;
+    let order_id = shop.order(shop.sku(1).await, 1).await;
+    let mut conn = shop.db.conn().await;
+    let late = sqlx::query(
+        "insert into outbox (id, channel, subscription_id, order_id, event_seq, kind, state, next_at, created_at)
+         values (7, 'merchants', 7, $1, 1, 'placed', 'open', $2, $2)",
+    )
+    .bind(order_id)
+    .bind(shop.clock.now());
+    late.execute(&mut conn).await.expect("written down after its subscription had ended");
+    shop.later(TimeDelta::minutes(61));
+    eventually("it is forgotten", async || {
+        shop.count("select count(*) from outbox where channel = 'merchants'").await == 0
+    })
+    .await;
     shop.end().await;
 }
 

@@ -234,14 +234,19 @@ async fn logged(shop: &TestShop, path: &str, tries: usize) {
 async fn one_that_hangs_holds_up_nobody_else() {
     let (shop, street) = (TestShop::open().await, Street::open().await);
     let sku_id = shop.sku(100).await;
-    street.subscribe(&shop, "hangs", &["order.placed"]).await;
+    let hanging: Vec<String> = (1..=9).map(|number| format!("hangs-{number}")).collect();
+    for name in &hanging {
+        street.subscribe(&shop, name, &["order.placed"]).await;
+        street.answers(name, &[0]);
+    }
     street.subscribe(&shop, "well", &["order.placed"]).await;
-    street.answers("hangs", &[0]);
     for _ in 0..30 {
         shop.place(basket(&[(&sku_id, 1)])).await;
     }
     street.is_called("well", 30).await;
-    assert_eq!(street.calls("hangs").len(), 8, "no more at once");
+    for name in &hanging {
+        assert!((1..=8).contains(&street.calls(name).len()), "some at once, and no more");
+    }
     shop.app.stop().await;
 }
 

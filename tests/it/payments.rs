@@ -1,13 +1,15 @@
 //! What a payment webhook does, row by row of the table: whatever comes, and in whatever order, the money ends as a confirmed
 //! order or goes back, and a headline never depends on which word came last. Rows that are not here are in `orders.rs`.
 
+use std::sync::Arc;
+
 use chrono::TimeDelta;
 use souk_actors::{
     domain::{Command, OrderId, OrderStatus, PaymentState, PaymentSummary, Refusal, Who},
     ports::{FactStatus, Locator, ProviderError},
 };
 
-use crate::support::{Mood, Op, TestEngine, eventually, usd};
+use crate::support::{FakeProvider, Mood, Op, Setup, TestEngine, eventually, usd};
 
 const PRICE: i64 = 1_000;
 
@@ -419,4 +421,49 @@ async fn webhooks_that_never_came_are_found_in_the_providers_list_once() {
     assert!(!shop.call_as("lost-1", locator).await, "it was here before");
     assert_eq!(shop.count("select count(*) from inbox").await, 2);
     shop.end().await;
+}
+
+// ── what nobody can answer ───────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_its_provider_will_not_speak_of_is_given_up_after_three_days() {
+    let shop = TestEngine::start().await;
+    let (_, provider_order_id) = shop.sold(shop.sku(1).await, 1).await;
+    shop.settled().await;
+    shop.provider.always(Op::Inspect, Mood::Says(ProviderError::Rejected("no permission".into())));
+    shop.call_about(&provider_order_id).await;
+    let asked = shop.provider.calls(Op::Inspect);
+    shop.later(TimeDelta::hours(70));
+    eventually("it is asked again", async || shop.provider.calls(Op::Inspect) > asked).await;
+    assert_eq!(shop.count("select count(*) from inbox where processed_at is null").await, 1, "it may still be told");
+    shop.later(TimeDelta::hours(3));
+    shop.settled().await;
+    assert_eq!(shop.count("select count(*) from inbox where outcome = 'unanswerable'").await, 1);
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_provider_is_not_set_up_any_more_waits_without_a_busy_loop() {
+    let shop = TestEngine::start().await;
+    shop.sold(shop.sku(1).await, 1).await;
+    shop.provider.always(Op::Create, Mood::Hangs);
+    let order_id = shop.order(shop.sku(1).await, 1).await;
+    let (engine, db, clock) = (Arc::clone(&shop.engine), Arc::clone(&shop.db), shop.clock.clone());
+    let pays = tokio::spawn(async move { engine.pay(order_id, "fake").await });
+    eventually("it is announced", async || shop.provider.calls(Op::Create) == 2).await;
+    shop.engine.stop().await;
+    assert!(pays.await.expect("no panic").is_err());
+
+    let provider = Some(Arc::new(FakeProvider::new("another", clock.clone())));
+    let shop = TestEngine::on(Arc::clone(&db), db.connect.clone(), Setup { clock, provider, ..Setup::default() }).await;
+    let put_off = "select count(*) from task where state = 'open' and attempts > 0 and due_at > created_at";
+    eventually("the call is put off", async || shop.count(put_off).await == 1).await;
+    shop.later(TimeDelta::minutes(6));
+    eventually("so is the check", async || {
+        let overdue =
+            "select count(*) from payment where check_at is not null and check_at <= now() + interval '6 minutes'";
+        shop.count(overdue).await == 0
+    })
+    .await;
+    shop.engine.stop().await;
 }

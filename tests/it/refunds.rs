@@ -365,6 +365,8 @@ async fn staff_refund_and_call_off_over_http() {
     ask("refunds", "r5", both).await.is_problem(422, "invalid");
     ask("refunds", "r6", json!({})).await.is_problem(422, "invalid");
     let order = shop.order(&placed).await;
+    let buyers = shop.get(&placed.path("")).await.ok();
+    assert!(buyers["refunds"][0]["amount"].is_object() && buyers["refunds"][0]["reason"].is_null());
     assert_eq!((&order["refunds"][0]["kind"], &order["refunds"][0]["reason"]), (&json!("goodwill"), &json!("late")));
 
     ask("capture", "k1", json!({})).await.is_problem(409, "order_state");

@@ -138,6 +138,47 @@ async fn only_what_left_and_is_in_no_return_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sums_that_no_number_holds_are_refused() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.delivered(&[(sku_id, 3)]).await;
+    let too_much = shop.ask(order_id, wanted(&[(0, i64::MAX), (0, i64::MAX)])).await;
+    assert!(matches!(too_much, Err(Refusal::NotNow { .. })), "{too_much:?}");
+    let return_id = ReturnId(shop.ask(order_id, wanted(&[(0, 3)])).await.unwrap());
+    shop.step(order_id, return_id, ReturnStep::Approve).await.unwrap();
+    shop.receive(order_id, return_id, 0, 1).await.unwrap();
+    let too_much = shop.receive(order_id, return_id, 0, i64::MAX).await;
+    assert!(matches!(too_much, Err(Refusal::NotNow { .. })), "{too_much:?}");
+    let lines = vec![verdict(0, i64::MAX, i64::MAX, 0), verdict(0, 1, 1, 1)];
+    let too_much = shop.step(order_id, return_id, ReturnStep::Inspect { lines, refund: false }).await;
+    assert!(matches!(too_much, Err(Refusal::NotNow { .. })), "{too_much:?}");
+    assert_eq!(shop.stock(sku_id).await, (7, 0));
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_waits_for_a_parcel_that_is_on_its_way_whatever_came_back_of_another() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.paid(&[(sku_id, 2)]).await;
+    let first = shop.pack(order_id, by_hand(some(&[(0, 1)]))).await;
+    let second = shop.pack(order_id, by_hand(everything())).await;
+    for shipment_id in [first, second] {
+        shop.ask(order_id, Command::Ship { shipment_id }).await.unwrap();
+    }
+    shop.ask(order_id, Command::Deliver { shipment_id: first }).await.unwrap();
+    let return_id = ReturnId(shop.ask(order_id, wanted(&[(0, 1)])).await.unwrap());
+    shop.step(order_id, return_id, ReturnStep::Approve).await.unwrap();
+    shop.receive(order_id, return_id, 0, 1).await.unwrap();
+    let restock = ReturnStep::Inspect { lines: vec![verdict(0, 1, 0, 0)], refund: false };
+    shop.step(order_id, return_id, restock).await.unwrap();
+    assert_eq!(shop.view(order_id).await.status, OrderStatus::Confirmed, "the other parcel is on its way");
+    shop.ask(order_id, Command::Deliver { shipment_id: second }).await.unwrap();
+    shop.becomes(order_id, OrderStatus::Completed).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn never_more_comes_back_than_left_however_many_ask() {
     let shop = Arc::new(TestEngine::start().await);
     let sku_id = shop.sku(10).await;

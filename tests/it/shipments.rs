@@ -769,3 +769,28 @@ async fn money_that_is_reserved_is_taken_before_a_label_is_bought() {
     assert_eq!((shop.carrier.calls(Ask::Buy), shop.stock(sku_id).await), (1, (10, 2)));
     shop.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_has_as_many_labels_bought_as_wait_for_it() {
+    let shop = TestEngine::reserving().await;
+    let sku_id = shop.sku(70).await;
+    let order_id = shop.paid(&[(sku_id, 70)]).await;
+    shop.provider.next(Op::CaptureAuthorised, Mood::Hangs);
+    for _ in 0..70 {
+        shop.pack(order_id, some(&[(0, 1)])).await;
+    }
+    shop.provider.go_on();
+    eventually("every parcel has its label", async || {
+        let shipments = shop.engine.shipments(order_id).await.expect("they are there");
+        shipments.iter().all(|own| own.status == ShipmentState::Labelled)
+    })
+    .await;
+    shop.ask(order_id, cancel(None)).await.unwrap();
+    eventually("it is called off", async || {
+        shop.later(TimeDelta::minutes(5));
+        shop.view(order_id).await.status == OrderStatus::Cancelled
+    })
+    .await;
+    assert_eq!(shop.stock(sku_id).await, (70, 0));
+    shop.end().await;
+}

@@ -1,5 +1,6 @@
 //! What a shop is made of, without clock, disk or wire: every type here is a value, every decision a pure function.
 
+pub(crate) mod buyers_view;
 mod command;
 mod draft;
 mod fact;

@@ -33,12 +33,16 @@ pub(crate) const PLACED: &str = "placed";
 /// The confirmation, which for an order that costs nothing is its placement.
 pub(crate) const CONFIRMED: &str = "confirmed";
 
+/// What staff writes down for itself: no receiver outside is told of it, whatever it has subscribed to.
+const NOTE: &str = "note";
+
 /// The events that a buyer is mailed of, in one word each as in the timeline: there is a letter for every one of them.
 pub const MAILED: &[&str] = &[
     // the order
     CONFIRMED,
     "expired",
     "cancelled",
+    "lines_cancelled",
     // its payment needs the buyer
     "payment_declined",
     "payment_mismatch",
@@ -89,7 +93,7 @@ impl Subscription {
     #[must_use]
     pub fn wants(&self, kind: &str) -> bool {
         let named = |event: &String| event == "*" || event.strip_prefix(PREFIX) == Some(kind);
-        self.disabled.is_none() && self.events.iter().any(named)
+        kind != NOTE && self.disabled.is_none() && self.events.iter().any(named)
     }
 
     /// What an event is called outside.
@@ -138,6 +142,7 @@ mod tests {
         assert!(some.wants("confirmed") && some.wants("shipped"));
         assert!(!some.wants("expired") && !some.wants("order.confirmed"));
         assert!(subscription(&["*"]).wants("anything"));
+        assert!(!subscription(&["*", "order.note"]).wants("note"), "staff's notes stay with staff");
         let disabled = Subscription { disabled: Some("gone".into()), ..subscription(&["*"]) };
         assert!(!disabled.wants("confirmed"));
     }

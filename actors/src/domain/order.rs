@@ -452,6 +452,21 @@ impl Order {
         delivered.map(|own| own.units(line)).sum()
     }
 
+    /// Units of a line that left and are neither with the buyer nor back. What no carrier has brought back came from the
+    /// buyer, who sends back first what has arrived.
+    fn under_way(&self, line: i32) -> i64 {
+        let lost_sight_of = |own: &&Shipment| own.left_at.is_some() && own.state != ShipmentState::Delivered;
+        let (mut under_way, mut brought_back) = (0, 0);
+        for shipment in self.shipments.iter().filter(lost_sight_of) {
+            under_way += shipment.units(line);
+            let returns = self.returns.iter().filter(|goods| goods.shipment_id == Some(shipment.id));
+            brought_back += returns.map(|goods| goods.looked_at(line)).sum::<i64>();
+        }
+        let back = self.units(line, |state| state.is_out() && state != PartState::Shipped);
+        let sent_back = back - brought_back;
+        under_way - brought_back - (sent_back - self.delivered(line)).max(0)
+    }
+
     /// The goods' headline.
     #[must_use]
     pub fn fulfilment(&self) -> Fulfilment {
@@ -469,10 +484,7 @@ impl Order {
     /// Whether nothing of the goods is open any more: all that was sold is with the buyer, or came back and was looked at.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        let open = |line: i32| {
-            let under_way = self.units(line, |state| state == PartState::Shipped) - self.delivered(line);
-            self.units(line, PartState::is_open) > 0 || under_way > 0
-        };
+        let open = |line: i32| self.units(line, PartState::is_open) > 0 || self.under_way(line) > 0;
         self.parts.iter().any(|part| part.state.is_out()) && !self.lines().any(|line| open(line.line))
     }
 

@@ -84,6 +84,13 @@ impl Return {
         }
     }
 
+    /// Units of a line that came and of which it is decided what becomes of them.
+    #[must_use]
+    pub fn looked_at(&self, line: i32) -> i64 {
+        let own = self.lines.iter().filter(|own| own.line == line);
+        own.map(|own| own.restocked + own.quarantined + own.scrapped).sum()
+    }
+
     /// Whether goods of it may arrive.
     #[must_use]
     pub fn is_awaited(&self) -> bool {

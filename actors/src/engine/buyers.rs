@@ -179,12 +179,13 @@ impl Engine {
         found.ok_or(Refusal::NotFound("order"))
     }
 
-    /// An order's timeline; the notes in it are for staff alone (`notes`).
+    /// An order's timeline: all of it for staff, else what of it is for the buyer.
     ///
     /// # Errors
     /// [`Refusal::NotFound`], [`Refusal::Away`].
-    pub async fn events(&self, order_id: OrderId, notes: bool) -> Result<Vec<EventView>, Refusal> {
-        let events = read::events(&self.context.pool, order_id, notes).await.map_err(|error| error::refusal(&error))?;
+    pub async fn events(&self, order_id: OrderId, for_staff: bool) -> Result<Vec<EventView>, Refusal> {
+        let events = read::events(&self.context.pool, order_id, for_staff).await;
+        let events = events.map_err(|error| error::refusal(&error))?;
         if events.is_empty() { Err(Refusal::NotFound("order")) } else { Ok(events) }
     }
 

@@ -46,6 +46,12 @@ const IDS: i64 = 64;
 const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
 const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
 
+/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a payment
+/// the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
+fn ids_of(order: &Order) -> i64 {
+    2 * (order.captures().len() + order.payments.len() + order.shipments.len()) as i64
+}
+
 /// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
 fn ids_for(facts: &[Fact]) -> i64 {
     IDS + 4 * facts.len() as i64
@@ -295,10 +301,18 @@ impl Keeper {
     /// Asks providers that have not called although it is time.
     async fn check(&self, state: &mut State) {
         let now = self.context.clock.now();
+        let mut unasked = false;
         for payment in &state.order.payments {
             let due = payment.check_at.is_some_and(|due| due <= now);
             let Some(announced) = payment.announced.as_ref().filter(|_| due) else { continue };
-            self.inspect(payment, announced).await;
+            if self.payments.knows(&payment.provider) {
+                self.inspect(payment, announced).await;
+            } else {
+                unasked = true;
+            }
+        }
+        if unasked {
+            self.put_off(state, None).await;
         }
     }
 
@@ -444,10 +458,8 @@ impl Keeper {
         ids: i64,
         decision: impl Fn(&mut Draft<'_>) -> Result<(R, Vec<Restock>), Refusal>,
     ) -> Result<R, Refusal> {
-        // every capture may have something to go back: a refund and its call
-        let ids = ids + 2 * state.order.captures().len() as i64;
         for _ in 0..2 {
-            let ids = self.context.ids.take(ids).await?;
+            let ids = self.context.ids.take(ids + ids_of(&state.order)).await?;
             let mut draft = Draft::new(&state.order, self.context.clock.now(), &self.context.policy, ids);
             let (answer, wishes) = decision(&mut draft)?;
             let mut entry = Entry::new(draft.at, who);
@@ -532,14 +544,23 @@ impl Keeper {
     /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
     async fn dispatch(&self, state: &mut State, fresh: bool) {
         let now = self.context.clock.now();
+        let mut unasked = Vec::new();
         for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
             let Some(payment) = state.order.payments.iter().find(|payment| Some(payment.id) == task.about.payment_id())
             else {
                 continue;
             };
+            if !self.payments.knows(&payment.provider) {
+                unasked.push(task.id);
+                continue;
+            }
             let Some(what) = self.what(&state.order, task, payment, fresh) else { continue };
             let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
             self.payments.run(&payment.provider, job).await;
+        }
+        for task_id in unasked {
+            tracing::error!(order.id = %self.order_id, "an order waits for a provider that is not set up");
+            self.put_off(state, Some(task_id)).await;
         }
         self.dispatch_parcels(state).await;
     }

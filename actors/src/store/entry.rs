@@ -13,7 +13,6 @@ use crate::{
 };
 
 /// All rows of one decision, and the promises they keep.
-#[derive(Debug)]
 pub struct Entry {
     /// When it was decided.
     pub at: DateTime<Utc>,
@@ -77,6 +76,23 @@ pub enum Conflict {
     KeyTaken,
     /// Its order or its stock had moved on; by the order's id, or the condition's.
     Stale,
+}
+
+impl fmt::Debug for Entry {
+    /// Whose it is, what happened and how much that was: what people have written is nobody's business in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changes = self.changes.as_deref();
+        let moved = changes.and_then(|changes| changes.order.as_ref()).map(|moved| moved.order_id);
+        let kinds: Vec<_> = changes.into_iter().flat_map(|c| &c.events).map(|event| event.kind).collect();
+        f.debug_struct("Entry")
+            .field("order_id", &self.place.as_deref().map(|place| place.order_id).or(moved))
+            .field("who", &self.who)
+            .field("key", &self.key)
+            .field("events", &kinds)
+            .field("lines", &self.lines.len())
+            .field("rows", &self.weight())
+            .finish()
+    }
 }
 
 impl fmt::Debug for Key {
@@ -165,5 +181,22 @@ impl Entry {
         let imported = turns.map(|turn| turn.sku_id);
         let opened = changes.into_iter().flat_map(|changes| changes.openings.iter().map(|row| row.sku_id));
         self.lines.iter().map(|line| line.hold.sku_id()).chain(parts).chain(adjusted).chain(imported).chain(opened)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::change::EventRow;
+
+    #[test]
+    fn what_people_wrote_is_not_printed() {
+        let event = EventRow { order_id: OrderId(7), seq: 2, kind: "note", data: json!({ "text": "call Ann Lee" }) };
+        let changes = Changes { events: vec![event], ..Changes::default() };
+        let entry = Entry { changes: Some(Box::new(changes)), ..Entry::new(DateTime::UNIX_EPOCH, Who::Staff) };
+        let printed = format!("{entry:?}");
+        assert!(printed.contains("note") && !printed.contains("Ann"), "{printed}");
     }
 }

@@ -9,6 +9,8 @@ use sqlx::{PgPool, types::Json};
 const READ_EVERY: TimeDelta = TimeDelta::minutes(10);
 /// Providers list events late: what was listed before is read again, and known by its id.
 const OVERLAP: TimeDelta = TimeDelta::hours(1);
+/// How long a provider is asked again that will not speak of what its webhook names: a permission may be given back.
+const PATIENCE: TimeDelta = TimeDelta::days(3);
 
 /// One webhook.
 pub(crate) struct InboxRow<'a> {
@@ -41,6 +43,25 @@ pub(crate) async fn store(
     .bind(now)
     .fetch_optional(pool)
     .await
+}
+
+/// The provider will not speak of what this webhook names. One that has been asked about for days is asked about no more:
+/// what it was about has checks of its own.
+pub(crate) async fn unanswerable(pool: &PgPool, inbox_id: i64, now: DateTime<Utc>) {
+    let marked = sqlx::query(
+        "update inbox set processed_at = $2, outcome = 'unanswerable'
+         where id = $1 and processed_at is null and received_at < $3",
+    )
+    .bind(inbox_id)
+    .bind(now)
+    .bind(now - PATIENCE)
+    .execute(pool)
+    .await;
+    match marked {
+        Ok(marked) if marked.rows_affected() > 0 => tracing::warn!(inbox_id, "a webhook is given up"),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(inbox_id, %error, "a webhook stays in the inbox"),
+    }
 }
 
 /// Gives every provider a cursor; one that is there stays where it is.

@@ -6,9 +6,9 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use souk_actors::{
-    domain::{OrderStatus, SkuId},
+    domain::{Money, OrderStatus, SkuId},
     ports::Notice,
-    store::read::OrderView,
+    store::read::{LineView, OrderView},
 };
 use std::collections::HashMap;
 
@@ -40,6 +40,7 @@ letters! {
     "confirmed" "confirmed.txt" true,
     "expired" "expired.txt" true,
     "cancelled" "cancelled.txt" true,
+    "lines_cancelled" "lines_cancelled.txt" true,
     "payment_declined" "payment_declined.txt" true,
     "payment_mismatch" "payment_mismatch.txt" true,
     "approved_too_late" "approved_too_late.txt" true,
@@ -69,7 +70,7 @@ struct Facts {
     /// Of a refund.
     amount: String,
     because: &'static str,
-    /// Whether everything has left.
+    /// Whether the parcel holds all of the order.
     complete: bool,
     /// With whom it travels and under which number, as the end of a sentence; may be empty.
     parcel: String,
@@ -207,21 +208,12 @@ fn lay_out(
     let mut paragraphs = words.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty());
     let subject = paragraphs.next().unwrap_or_default();
     let paragraphs: Vec<&str> = paragraphs.collect();
-    let lines: Vec<Line> = order
-        .lines
-        .iter()
-        .filter(|_| with_lines)
-        .map(|line| Line {
-            quantity: line.quantity,
-            name: shop.names.get(&line.sku_id).cloned().unwrap_or_else(|| line.sku_id.to_string()),
-            total: line.total.to_string(),
-        })
-        .collect();
+    let (lines, total) = if with_lines { told(notice, order, shop) } else { (Vec::new(), order.total) };
     let letter = &Laid {
         subject,
         paragraphs: &paragraphs,
         lines: &lines,
-        total: order.total.to_string(),
+        total: total.to_string(),
         tracking_url: tracking_url(&notice.data),
         reference: order.order_id.to_string(),
         order_url: shop.order_url,
@@ -230,13 +222,29 @@ fn lay_out(
     Ok(Letter { subject: subject.to_owned(), text: Text { letter }.render()?, html: Html { letter }.render()? })
 }
 
+/// The lines that an event is about, and what they come to: all of the order, unless the event names some.
+fn told(notice: &Notice, order: &OrderView, shop: &Shop<'_>) -> (Vec<Line>, Money) {
+    let line = |(line, quantity): (&LineView, i64)| {
+        let total = Money::new(line.unit_price.minor.saturating_mul(quantity), line.unit_price.currency);
+        let name = shop.names.get(&line.sku_id).cloned().unwrap_or_else(|| line.sku_id.to_string());
+        (Line { quantity, name, total: total.to_string() }, total.minor)
+    };
+    let Some(named) = notice.data["lines"].as_array() else {
+        let lines = order.lines.iter().map(|own| line((own, own.quantity)).0);
+        return (lines.collect(), order.total);
+    };
+    let of = |units: &Value| {
+        let at = usize::try_from(units["line"].as_i64()?).ok()?;
+        Some((order.lines.get(at)?, units["quantity"].as_i64()?))
+    };
+    let (lines, minors): (Vec<Line>, Vec<i64>) = named.iter().filter_map(of).map(line).unzip();
+    (lines, Money::new(minors.into_iter().sum(), order.total.currency))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use souk_actors::{
-        domain::{Address, MAILED, Money, NextStep, NoticeId, OrderId, PartState, PaymentSummary},
-        store::read::LineView,
-    };
+    use souk_actors::domain::{Address, MAILED, NextStep, NoticeId, OrderId, PartState, PaymentSummary};
 
     use super::*;
 
@@ -315,6 +323,9 @@ mod tests {
         assert_eq!(letter("refunded", refund, "Ann").text, want);
         let confirmed = letter("confirmed", json!({}), "Ann").text;
         assert!(confirmed.contains("\n  2 × Lamp <b>&</b>: 25.00 USD\n  Total: 25.00 USD\n"), "{confirmed}");
+        let some = json!({ "lines": [{ "line": 0, "quantity": 1 }] });
+        let cancelled = letter("lines_cancelled", some, "Ann").text;
+        assert!(cancelled.contains("\n  1 × Lamp <b>&</b>: 12.50 USD\n  Total: 12.50 USD\n"), "{cancelled}");
         let declined = letter("payment_declined", json!({}), "Ann").text;
         assert!(declined.contains("kept until 1 January 1970, 00:00 UTC"), "{declined}");
     }

@@ -248,8 +248,9 @@ impl Api {
         placed
     }
 
+    /// The order as staff sees it.
     pub(crate) async fn order(&self, placed: &Placed) -> Value {
-        self.get(&placed.path("")).await.ok()
+        self.see(&format!("/v1/orders/{}", placed.order_id)).await.ok()
     }
 
     pub(crate) async fn status(&self, placed: &Placed) -> (String, String) {
@@ -271,9 +272,9 @@ impl Api {
         }
     }
 
-    /// The kinds of an order's events.
+    /// The kinds of an order's events, as staff sees them.
     pub(crate) async fn timeline(&self, placed: &Placed) -> Vec<String> {
-        let events = self.get(&placed.path("/events")).await.ok();
+        let events = self.see(&format!("/v1/orders/{}/events", placed.order_id)).await.ok();
         let kind = |event: &Value| event["kind"].as_str().expect("a word").to_owned();
         events["events"].as_array().expect("a list").iter().map(kind).collect()
     }

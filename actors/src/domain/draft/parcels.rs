@@ -426,7 +426,8 @@ impl Draft<'_> {
                 self.move_units(packed.line, packed.quantity, PartState::Committed, PartState::Shipped, Cause::Ship);
             }
             self.close_voids(shipment_id);
-            self.parcel_event(shipment_id, "shipped", json!({}));
+            let partial = self.is_part(shipment_id);
+            self.parcel_event(shipment_id, "shipped", json!({ "partial": partial }));
         }
         match event {
             ShipmentEvent::Arrived => self.parcel_event(shipment_id, "delivered", json!({})),
@@ -449,6 +450,13 @@ impl Draft<'_> {
             | ShipmentEvent::VoidRefused
             | ShipmentEvent::Dropped => {}
         }
+    }
+
+    /// Whether more belongs to the order than is in this parcel.
+    fn is_part(&self, shipment_id: ShipmentId) -> bool {
+        let Ok(shipment) = self.shipment(shipment_id) else { return false };
+        let sold = |line: i32| self.order.units(line, |state| state.is_open() || state.is_out());
+        self.order.lines().any(|line| shipment.units(line.line) < sold(line.line))
     }
 
     fn last_word(&self, shipment_id: ShipmentId) -> Value {

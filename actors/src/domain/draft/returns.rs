@@ -34,24 +34,22 @@ impl Draft<'_> {
     }
 
     fn to_return(&self, wanted: &[Wanted]) -> Result<Vec<ReturnLine>, Refusal> {
-        self.merged(&wanted.iter().map(|wish| wish.units).collect::<Vec<_>>())?;
-        let mut lines: Vec<ReturnLine> = Vec::new();
-        for wish in wanted {
-            let Some(sold) = self.order.lines().find(|part| part.line == wish.units.line) else { continue };
-            match lines.iter_mut().find(|line| line.line == wish.units.line) {
-                Some(line) => line.quantity += wish.units.quantity,
-                None => lines.push(ReturnLine {
-                    line: wish.units.line,
-                    sku_id: sold.sku_id,
-                    quantity: wish.units.quantity,
-                    reason: wish.reason.clone(),
-                    received: 0,
-                    restocked: 0,
-                    quarantined: 0,
-                    scrapped: 0,
-                }),
-            }
-        }
+        let units = self.merged(&wanted.iter().map(|wish| wish.units).collect::<Vec<_>>())?;
+        let line = |units: Units| {
+            let sold = self.order.lines().find(|part| part.line == units.line)?;
+            let wish = wanted.iter().find(|wish| wish.units.line == units.line)?;
+            Some(ReturnLine {
+                line: units.line,
+                sku_id: sold.sku_id,
+                quantity: units.quantity,
+                reason: wish.reason.clone(),
+                received: 0,
+                restocked: 0,
+                quarantined: 0,
+                scrapped: 0,
+            })
+        };
+        let lines: Vec<ReturnLine> = units.into_iter().filter_map(line).collect();
         if lines.iter().any(|line| line.quantity > self.order.returnable(line.line)) {
             return Err(self.not_now("fewer units of a line were shipped and are in no return"));
         }
@@ -92,10 +90,11 @@ impl Draft<'_> {
             return Err(Refusal::NotFound("line"));
         }
         for line in &mut lines {
-            line.received += units_of(arrived, line.line);
-            if line.received > line.quantity {
+            let units = units_of(arrived, line.line);
+            if units > line.quantity - line.received {
                 return Err(self.not_now("more arrived than the return is of"));
             }
+            line.received += units;
         }
         let whole = lines.iter().all(|line| line.received == line.quantity);
         let to = if whole { ReturnState::Received } else { ReturnState::PartlyReceived };
@@ -117,13 +116,15 @@ impl Draft<'_> {
             return Err(Invalid::new("lines", "has a quantity below none").into());
         }
         for line in &mut lines {
-            for verdict in verdicts.iter().filter(|verdict| verdict.line == line.line) {
+            let told = verdicts.iter().filter(|verdict| verdict.line == line.line);
+            let units = told.clone().flat_map(|verdict| [verdict.restock, verdict.quarantine, verdict.scrap]);
+            if units.fold(Some(0), |sum: Option<i64>, units| sum?.checked_add(units)) != Some(line.received) {
+                return Err(self.not_now("what becomes of every unit that arrived is to be said, and of no other"));
+            }
+            for verdict in told {
                 line.restocked += verdict.restock;
                 line.quarantined += verdict.quarantine;
                 line.scrapped += verdict.scrap;
-            }
-            if line.restocked + line.quarantined + line.scrapped != line.received {
-                return Err(self.not_now("what becomes of every unit that arrived is to be said, and of no other"));
             }
         }
         for line in &lines {

@@ -90,7 +90,8 @@ pub(crate) async fn subscriptions(pool: &PgPool) -> Result<Vec<Subscription>, sq
 }
 
 /// Forgets what was told before `then`, and what was said of it; a bounded number of rows at a time. Nothing that is still
-/// to be told, or that was given up, is forgotten.
+/// to be told, or that was given up, is forgotten, but for what a subscription was to be told that ended while it was
+/// being written down.
 pub(crate) async fn prune(pool: &PgPool, then: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let told = sqlx::query(
         "delete from outbox where id in (select id from outbox where state = 'sent' and sent_at < $1 order by sent_at limit 5000)",
@@ -105,5 +106,12 @@ pub(crate) async fn prune(pool: &PgPool, then: DateTime<Utc>) -> Result<u64, sql
     .bind(then)
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() + said.rows_affected())
+    let nobodys = sqlx::query(
+        "delete from outbox where channel = $1 and state = 'open'
+             and not exists (select from webhook_subscription s where s.id = outbox.subscription_id)",
+    )
+    .bind(Channel::Merchants.as_str())
+    .execute(pool)
+    .await?;
+    Ok(told.rows_affected() + said.rows_affected() + nobodys.rows_affected())
 }

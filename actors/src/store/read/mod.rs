@@ -11,7 +11,7 @@ pub use parcels::{PackedView, ReturnView, ShipmentView, TrackingView, returns, s
 use super::load;
 use crate::domain::{
     Address, ChosenShipping, Counters, Currency, Fulfilment, Money, NextStep, Order, OrderId, OrderStatus, PartState,
-    PaymentId, PaymentState, PaymentSummary, Refund, SkuId,
+    PaymentId, PaymentState, PaymentSummary, Refund, SkuId, buyers_view::seen_by_buyer,
 };
 
 /// An order as its buyer and staff see it.
@@ -121,6 +121,15 @@ impl From<&Order> for OrderView {
     }
 }
 
+impl OrderView {
+    /// The order without what staff has written for itself.
+    #[must_use]
+    pub fn for_buyer(self) -> Self {
+        let untold = |refund| Refund { reason: String::new(), ..refund };
+        Self { hold_reason: None, refunds: self.refunds.into_iter().map(untold).collect(), ..self }
+    }
+}
+
 /// An order, if there is one.
 ///
 /// # Errors
@@ -144,21 +153,20 @@ pub struct EventView {
     pub at: DateTime<Utc>,
 }
 
-/// An order's timeline, oldest first; number 1 is the placement itself. Empty where there is no such order. Staff's own
-/// notes are in it where `notes` are wanted.
+/// An order's timeline, oldest first; number 1 is the placement itself. Empty where there is no such order. What is not for
+/// its buyer is in it where it is `for_staff`.
 ///
 /// # Errors
 /// Where Postgres cannot be asked.
-pub async fn events(pool: &PgPool, order_id: OrderId, notes: bool) -> Result<Vec<EventView>, sqlx::Error> {
+pub async fn events(pool: &PgPool, order_id: OrderId, for_staff: bool) -> Result<Vec<EventView>, sqlx::Error> {
     let rows = sqlx::query(
         "select 1 as seq, 'placed' as kind, '{}'::jsonb as data, 'buyer' as who, created_at as at
          from customer_order where id = $1
          union all
-         select seq, kind, data, who, at from order_event where order_id = $1 and ($2 or kind <> 'note')
+         select seq, kind, data, who, at from order_event where order_id = $1
          order by seq",
     )
     .bind(order_id)
-    .bind(notes)
     .fetch_all(pool)
     .await?;
     let read = |row: &PgRow| {
@@ -170,7 +178,14 @@ pub async fn events(pool: &PgPool, order_id: OrderId, notes: bool) -> Result<Vec
             at: row.try_get("at")?,
         })
     };
-    rows.iter().map(read).collect()
+    let events: Vec<EventView> = rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?;
+    let seen = |event: EventView| {
+        if for_staff {
+            return Some(event);
+        }
+        Some(EventView { data: seen_by_buyer(&event.kind, event.data)?, ..event })
+    };
+    Ok(events.into_iter().filter_map(seen).collect())
 }
 
 /// One order in a list.
