@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod crowd;
 mod embedded;
+mod histories;
 mod http;
 mod idempotency;
 mod imports;
