@@ -4,6 +4,7 @@ mod baskets;
 mod cli;
 mod commands;
 mod crash;
+mod crash_life;
 mod crowd;
 mod embedded;
 mod histories;
