@@ -103,7 +103,9 @@ impl Faults {
         };
         let point = words
             .next()
-            .filter(|point| [POINTS, BULK_POINTS, VOID_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point)))
+            .filter(|point| {
+                [POINTS, BULK_POINTS, VOID_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point))
+            })
             .ok_or("no such place")?;
         let spare = words.next().unwrap_or("0").parse().map_err(|_| "the number of passes is a number")?;
         self.arm(point, None, fault, spare, 1);
