@@ -30,6 +30,7 @@ mod sandbox_mail;
 mod sandbox_shippo;
 mod shipments;
 mod shipping;
+mod steps;
 mod stock;
 mod supervision;
 mod support;
