@@ -727,6 +727,22 @@ async fn what_is_left(shop: &TestShop) -> Vec<String> {
     rows.into_iter().map(|(order_id, what)| format!("{order_id}: {what}")).collect()
 }
 
+/// Tells the histories that an audit has found something about.
+async fn whose_finding(shop: &TestShop, histories: &[History]) {
+    let audit = shop.see("/v1/ops/audit").await.ok();
+    let rows: Vec<String> =
+        list(&audit, "findings").iter().flat_map(|own| list(own, "rows")).map(Value::to_string).collect();
+    let numbers = rows.iter().flat_map(|row| row.split(|letter: char| !letter.is_ascii_digit()));
+    let named: Vec<String> = numbers.filter_map(|word| word.parse().ok()).map(|id| OrderId(id).to_string()).collect();
+    for history in histories.iter().filter(|own| named.contains(&own.placed().order_id)) {
+        println!("found wrong: {}\n{}", history.placed().order_id, history.diary.join("\n"));
+        let path = format!("/v1/orders/{}/events", history.placed().order_id);
+        for event in list(&shop.see(&path).await.ok(), "events") {
+            println!("    {event}");
+        }
+    }
+}
+
 // ── what must hold at the end ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// No order waits for a person; what it kept of the money fits what became of it. What left of each SKU, and what came back.
@@ -841,6 +857,7 @@ async fn whatever_happens_stock_money_and_orders_agree() {
         println!("round {round} is over");
     }
     all_is_done(&shop, &mut dice, &histories).await;
+    whose_finding(&shop, &histories).await;
     shop.clean().await;
     books_agree(&shop).await;
     stock_is_what_it_should_be(&shop, &openings, &mut histories).await;
