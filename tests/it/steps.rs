@@ -105,6 +105,7 @@ async fn life(intent: &str, fault: &Value) {
         .await;
     comes(&shop, &what("the label is given back"), async || {
         carrier_gives_back(&shop).await;
+        shop.later(60).await; // it is asked every five minutes
         parcel(&shop, &placed, 0).await["status"] == "voided"
     })
     .await;
