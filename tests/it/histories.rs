@@ -350,7 +350,10 @@ impl Walk<'_> {
             Act::CallOff => self.call_off().await,
             Act::Refund => self.refund().await,
             Act::AskTooMuch => self.ask_too_much().await,
-            Act::GiveBackAtBank | Act::Dispute | Act::Reverse | Act::Restore => self.at_the_bank(act).await,
+            Act::GiveBackAtBank => self.at_the_bank("refund").await,
+            Act::Dispute => self.at_the_bank("dispute").await,
+            Act::Reverse => self.at_the_bank("reverse").await,
+            Act::Restore => self.at_the_bank("unreverse").await,
             Act::Resolve => self.resolve().await,
             Act::Decide => self.decide().await,
             Act::Hold => {
@@ -462,7 +465,8 @@ impl Walk<'_> {
         self.history.must(!agreed, "more was given back than ever came");
     }
 
-    async fn at_the_bank(&mut self, act: Act) {
+    /// `refund`, `dispute`, `reverse` or `unreverse`, of any of its charges.
+    async fn at_the_bank(&mut self, word: &str) {
         let captures = self.at_bank("captures").await;
         if captures.is_empty() {
             return;
@@ -472,12 +476,8 @@ impl Walk<'_> {
         let rest = minor(&capture["amount"]) - minor(&capture["refunded"]) - minor(&capture["reversed"]);
         let cents = self.history.dice.units(rest);
         let part = json!({ "currency_code": "USD", "value": format!("{}.{:02}", cents / 100, cents % 100) });
-        match act {
-            Act::GiveBackAtBank => self.pull(&format!("captures/{id}/refund"), json!({ "amount": part })).await,
-            Act::Dispute => self.pull(&format!("captures/{id}/dispute"), json!({})).await,
-            Act::Reverse => self.pull(&format!("captures/{id}/reverse"), json!({})).await,
-            _ => self.pull(&format!("captures/{id}/unreverse"), json!({})).await,
-        };
+        let body = if word == "refund" { json!({ "amount": part }) } else { json!({}) };
+        self.pull(&format!("captures/{id}/{word}"), body).await;
     }
 
     async fn resolve(&mut self) {
