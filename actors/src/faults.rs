@@ -35,6 +35,10 @@ pub const POINTS: &[&str] = &[
 
 /// Places that no sale passes.
 pub const BULK_POINTS: &[&str] = &["import.chunk"];
+
+/// Every named place where reserved money is let go.
+pub const VOID_POINTS: &[&str] = &["payment.before_void", "payment.after_void"];
+
 /// Every named place that a parcel passes after the sale, in that order.
 pub const PARCEL_POINTS: &[&str] = &[
     "shipping.before_buy",
@@ -99,7 +103,9 @@ impl Faults {
         };
         let point = words
             .next()
-            .filter(|point| [POINTS, BULK_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point)))
+            .filter(|point| {
+                [POINTS, BULK_POINTS, VOID_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point))
+            })
             .ok_or("no such place")?;
         let spare = words.next().unwrap_or("0").parse().map_err(|_| "the number of passes is a number")?;
         self.arm(point, None, fault, spare, 1);

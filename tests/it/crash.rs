@@ -42,10 +42,10 @@ struct Diary {
 }
 
 /// The shop went away in the middle of it, as far as one can tell.
-struct Gone(String);
+pub(crate) struct Gone(pub(crate) String);
 
 /// A part of the story either goes on or the shop is gone; it never goes wrong.
-fn alive(answer: Result<Answer, reqwest::Error>) -> Result<Answer, Gone> {
+pub(crate) fn alive(answer: Result<Answer, reqwest::Error>) -> Result<Answer, Gone> {
     let answer = answer.map_err(|error| Gone(error.to_string()))?;
     assert!(answer.status < 500 || answer.status == 503, "{} {}", answer.status, answer.text);
     if answer.status == 503 { Err(Gone(answer.text)) } else { Ok(answer) }
