@@ -117,8 +117,8 @@ impl Draft<'_> {
         }
         for line in &mut lines {
             let told = verdicts.iter().filter(|verdict| verdict.line == line.line);
-            let units = told.clone().flat_map(|verdict| [verdict.restock, verdict.quarantine, verdict.scrap]);
-            if units.fold(Some(0), |sum: Option<i64>, units| sum?.checked_add(units)) != Some(line.received) {
+            let mut units = told.clone().flat_map(|verdict| [verdict.restock, verdict.quarantine, verdict.scrap]);
+            if units.try_fold(0i64, i64::checked_add) != Some(line.received) {
                 return Err(self.not_now("what becomes of every unit that arrived is to be said, and of no other"));
             }
             for verdict in told {
