@@ -291,8 +291,19 @@ impl Payment {
         (fresh, events)
     }
 
+    /// A capture of an authorisation of ours, whose answer need not repeat the reference; a wrong one is foreign all the same.
+    fn hangs_below_ours(&self, fact: &Fact) -> bool {
+        let known = |parent: &str| {
+            self.facts.iter().any(|known| known.kind == FactKind::Authorisation && known.object_id == parent)
+        };
+        fact.kind == FactKind::Capture
+            && fact.reference.is_none()
+            && self.state != PaymentState::Failed
+            && fact.parent.as_deref().is_some_and(known)
+    }
+
     fn take_in(&mut self, fact: &Fact, total: Money) -> Vec<PaymentEvent> {
-        let ours = fact.reference.as_deref() == Some(self.id.to_string().as_str());
+        let ours = fact.reference.as_deref() == Some(self.id.to_string().as_str()) || self.hangs_below_ours(fact);
         match fact.kind {
             FactKind::Order => {
                 self.facts.push(fact.clone());

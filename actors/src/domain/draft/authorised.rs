@@ -99,11 +99,11 @@ impl Draft<'_> {
     pub(super) fn authorisation_ended(&mut self, payment_id: PaymentId) {
         let state = self.order.payments.iter().find(|payment| payment.id == payment_id).map(|payment| payment.state);
         if !matches!(state, Some(PaymentState::Authorised | PaymentState::Capturing)) {
-            return; // it was not wanted
+            return self.ask_no_more(payment_id, TaskState::Done); // it was not wanted
         }
         self.set_payment(payment_id, PaymentState::Voided);
         self.event("authorisation_ended", json!({ "payment_id": payment_id }));
-        self.ask_no_more(payment_id);
+        self.ask_no_more(payment_id, TaskState::Failed);
         self.without_money("authorisation_ended");
     }
 
@@ -114,12 +114,13 @@ impl Draft<'_> {
         }
     }
 
-    fn ask_no_more(&mut self, payment_id: PaymentId) {
+    /// Nothing is reserved any more: calls about it that were decided on are not made (again).
+    pub(super) fn ask_no_more(&mut self, payment_id: PaymentId, state: TaskState) {
         let asks = |kind| matches!(kind, TaskKind::CaptureAuthorised | TaskKind::Void);
         let open =
             self.order.tasks.iter().filter(|task| asks(task.kind) && task.about.payment_id() == Some(payment_id));
         for task_id in open.map(|task| task.id).collect::<Vec<_>>() {
-            self.close_task(task_id, TaskState::Failed, Some("the authorisation has ended".to_owned()));
+            self.close_task(task_id, state, None);
         }
     }
 }

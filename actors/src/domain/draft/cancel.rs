@@ -157,8 +157,9 @@ impl Draft<'_> {
         let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
         let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
         self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
-        let price = self.price_not_paid_back(&lines).min(self.order.kept_minor());
-        let amount = Money::new(price, self.order.total.currency);
+        // what is here beyond what is owed: a line that was called off before its money was taken never was
+        let surplus = (self.order.paid_minor() - self.order.due_minor()).clamp(0, self.order.kept_minor().max(0));
+        let amount = Money::new(surplus, self.order.total.currency);
         let (kind, reason) = (RefundKind::Cancellation, "cancelled");
         self.give_back(GiveBack { amount, kind, lines, reason, command_id: None });
     }

@@ -6,7 +6,7 @@ use super::Draft;
 use crate::domain::{OrderStatus, PaymentId, PaymentState};
 
 /// Why an order is held back by a dispute, until that is decided.
-const DISPUTED: &str = "disputed";
+pub(super) const DISPUTED: &str = "disputed";
 /// Why an order is held back whose money was taken back.
 const REVERSED: &str = "reversed";
 
@@ -45,8 +45,7 @@ impl Draft<'_> {
         self.call_off_refunds(payment_id, capture_id);
         self.event("payment_reversed", json!({ "payment_id": payment_id }));
         if self.order.status == OrderStatus::Confirmed && !self.order.is_paid() {
-            self.order.hold_reason = Some(REVERSED.to_owned());
-            self.event("held_back", json!({ "reason": REVERSED }));
+            self.hold_back(REVERSED);
             self.undo(REVERSED);
         }
     }
@@ -68,11 +67,20 @@ impl Draft<'_> {
             }
             // what was called off meanwhile is not paid for any more
             OrderStatus::Confirmed | OrderStatus::Completed => self.refund_surplus(capture, "cancelled"),
+            // what comes of the order, and what it then has a claim to, is known when its carriers have decided
+            OrderStatus::Cancelling if self.order.awaits_carrier() => {}
             OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
                 if let Some(amount) = capture.amount {
                     self.refund(payment_id, capture_id, amount, "cancelled");
                 }
             }
+        }
+    }
+
+    /// Staff let go what they held back: a dispute that is still open holds it on.
+    pub(super) fn hold_while_disputed(&mut self) {
+        if self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed) {
+            self.hold_back(DISPUTED);
         }
     }
 

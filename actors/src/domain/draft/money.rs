@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, change::Cause,
+    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, TaskState, change::Cause,
 };
 
 impl Draft<'_> {
@@ -116,6 +116,11 @@ impl Draft<'_> {
         ours: bool,
     ) -> Option<Restock> {
         self.set_state_by_captures(payment_id);
+        // a webhook may tell of it before the answer to our own call, which then has nothing left to ask
+        let taken = |payment: &Payment| payment.id == payment_id && payment.authorisation_left().is_none();
+        if self.order.payments.iter().any(taken) {
+            self.ask_no_more(payment_id, TaskState::Done);
+        }
         let told = amount.map_or_else(|| json!(null), |amount| json!(amount));
         self.event("payment_captured", json!({ "payment_id": payment_id, "amount": told }));
         let Some(amount) = amount else {
@@ -143,6 +148,8 @@ impl Draft<'_> {
                     self.hold_back("partially_paid");
                 }
             }
+            // what the order then has a claim to is known when its carriers have decided
+            OrderStatus::Cancelling if self.order.awaits_carrier() => {}
             OrderStatus::Cancelling | OrderStatus::Cancelled => {
                 self.refund(payment_id, &capture_id, amount, "cancelled");
             }

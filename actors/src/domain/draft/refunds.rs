@@ -194,12 +194,28 @@ impl Draft<'_> {
     /// The answer to a refund's own call names the provider's id of it: two refunds of one amount are told apart by nothing
     /// else. Whoever was taken for it by a webhook that came first gives the id back.
     pub(super) fn bind_refund(&mut self, refund_id: RefundId, facts: &[Fact]) {
-        let mut told = facts.iter().filter(|fact| fact.kind == FactKind::Refund).map(|fact| fact.object_id.as_str());
+        let Some(ours) = self.order.refunds.iter().position(|refund| refund.id == refund_id) else { return };
+        let (capture_id, amount) = (self.order.refunds[ours].capture_id.clone(), self.order.refunds[ours].amount);
+        let fits = |fact: &&Fact| {
+            fact.kind == FactKind::Refund
+                && fact.amount == Some(amount)
+                && fact.parent.as_deref().is_none_or(|parent| parent == capture_id)
+        };
+        let mut told = facts.iter().filter(fits).map(|fact| fact.object_id.as_str());
         let (Some(provider_refund_id), None) = (told.next(), told.next()) else { return };
         let bound = |refund: &Refund| refund.provider_refund_id.as_deref() == Some(provider_refund_id);
         let other = self.order.refunds.iter().position(|refund| bound(refund) && refund.id != refund_id);
-        let Some(ours) = self.order.refunds.iter().position(|refund| refund.id == refund_id) else { return };
         let Some(other) = other else {
+            let before = self.order.refunds[ours].clone();
+            if before.provider_refund_id.as_deref().is_some_and(|id| id != provider_refund_id) {
+                // what was taken for it, by a webhook that came first, was made at the provider after all
+                let fresh = self.new_refund(before.payment_id, before.capture_id, before.amount);
+                let (state, provider_refund_id) = (before.state, before.provider_refund_id);
+                let (kind, reason) = (RefundKind::Mirrored, MADE_AT_PROVIDER.to_owned());
+                let mirror = Refund { kind, reason, state, provider_refund_id, ..fresh };
+                self.note_refund(&mirror);
+                self.order.refunds.push(mirror);
+            }
             self.order.refunds[ours].provider_refund_id = Some(provider_refund_id.to_owned());
             let told = self.order.refunds[ours].clone();
             return self.note_refund(&told);

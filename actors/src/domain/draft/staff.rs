@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Draft;
+use super::{Draft, disputes::DISPUTED};
 use crate::domain::{Command, OrderStatus, Refusal};
 
 impl Draft<'_> {
@@ -52,6 +52,9 @@ impl Draft<'_> {
             return Err(self.not_now("it is not held back"));
         };
         self.event("released", json!({ "reason": reason }));
+        if reason != DISPUTED {
+            self.hold_while_disputed(); // unless it is the dispute that they overrule
+        }
         Ok(())
     }
 
