@@ -100,7 +100,7 @@ async fn letters_say_what_happened_to_which_part_of_an_order() {
     as_staff(&shop, &format!("{order}/cancel"), json!({ "lines": units(1), "reason": "one is broken" })).await;
     let letters = are_mailed(&shop.bank, &placed, 3).await;
     let (cancelled, refunded) = (text(&letters[1], "text"), text(&letters[2], "text"));
-    assert!(cancelled.contains("  1 × Lamp") && cancelled.contains(": 12.50 USD\n  Total: 12.50 USD\n"), "{cancelled}");
+    assert!(cancelled.contains("  1 × Lamp") && cancelled.contains("  Total: 12.50 USD"), "{cancelled}");
     assert!(refunded.contains("12.50 USD have gone back to you."), "{refunded}");
     assert!(!format!("{letters:?}").contains("one is broken"), "what staff writes is staff's");
 

@@ -61,7 +61,7 @@ pub(crate) async fn heard(shop: &TestShop) {
 
 /// Waits; meanwhile time passes in the shop, so many seconds at a time.
 pub(crate) async fn passes(shop: &TestShop, seconds: i64, mut holds: impl AsyncFnMut() -> bool, what: &str) {
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_secs(300);
     while !holds().await {
         assert!(Instant::now() < patience, "in vain: {what}");
         shop.later(seconds).await;

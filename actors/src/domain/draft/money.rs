@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, TaskState, change::Cause,
+    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, TaskState,
+    change::Cause,
 };
 
 impl Draft<'_> {
