@@ -157,9 +157,10 @@ impl Draft<'_> {
         let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
         let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
         self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
-        // what is here beyond what is owed: a line that was called off before its money was taken never was
-        let surplus = (self.order.paid_minor() - self.order.due_minor()).clamp(0, self.order.kept_minor().max(0));
-        let amount = Money::new(surplus, self.order.total.currency);
+        // no more than is here beyond what is owed (a line that was called off before its money was taken was never paid
+        // for), and nothing that went back with a refund of the line
+        let surplus = (self.order.paid_minor() - self.order.due_minor()).min(self.order.kept_minor()).max(0);
+        let amount = Money::new(self.price_not_paid_back(&lines).min(surplus), self.order.total.currency);
         let (kind, reason) = (RefundKind::Cancellation, "cancelled");
         self.give_back(GiveBack { amount, kind, lines, reason, command_id: None });
     }

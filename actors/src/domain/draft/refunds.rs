@@ -198,7 +198,7 @@ impl Draft<'_> {
         let (capture_id, amount) = (self.order.refunds[ours].capture_id.clone(), self.order.refunds[ours].amount);
         let fits = |fact: &&Fact| {
             fact.kind == FactKind::Refund
-                && fact.amount == Some(amount)
+                && fact.amount.is_none_or(|told| told == amount)
                 && fact.parent.as_deref().is_none_or(|parent| parent == capture_id)
         };
         let mut told = facts.iter().filter(fits).map(|fact| fact.object_id.as_str());
