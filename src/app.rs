@@ -126,7 +126,8 @@ impl App {
         fill(config, &shop).await?;
 
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), stopped));
+        let idle = Duration::from_secs(config.http.idle_seconds);
+        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), idle, stopped));
         let mut beats = JoinSet::new();
         beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
         beats.spawn(keep_metrics());

@@ -52,7 +52,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn dead_letters(&self, before: Option<NoticeId>, most: i64) -> Result<Vec<NoticeView>, Refusal> {
-        notices::dead_letters(&self.context.pool, before, most).await.map_err(|error| error::refusal(&error))
+        notices::dead_letters(&self.context.reading, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// Has news told again that were given up.
@@ -191,7 +191,7 @@ impl Engine {
         most: i64,
     ) -> Result<Vec<DeliveryView>, Refusal> {
         self.subscription(id)?;
-        notices::deliveries(&self.context.pool, id, before, most).await.map_err(|error| error::refusal(&error))
+        notices::deliveries(&self.context.reading, id, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// Has a merchant told again, under the same id, whatever became of it the first time.
