@@ -337,6 +337,7 @@ impl Errand {
             other => other?,
         };
         let kept = parcels::keep_file(&self.context.pool, shipment_id, &file, self.context.clock.now()).await;
+        self.context.faults.hit("shipping.after_fetch", "");
         match kept {
             Ok(()) => Ok(Answer::Filed),
             Err(error) => {
@@ -354,6 +355,7 @@ impl Errand {
             self.carrier.void(&stray.label_id).await?;
             strays.push(stray.label_id);
         }
+        self.context.faults.hit("shipping.after_sweep", "");
         Ok(Answer::Swept(strays))
     }
 
