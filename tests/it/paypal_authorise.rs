@@ -290,7 +290,8 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
         let order_id = approved(&shop, 100 + number, Intent::Capture, "1.00").await;
         paypal.capture(TaskId(100 + number), &order_id).await.expect("captured");
     }
-    let listed = paypal.events(DateTime::<Utc>::UNIX_EPOCH).await.expect("a list");
+    let tomorrow = souk_actors::clock::Clock::default().now() + chrono::TimeDelta::days(1);
+    let listed = paypal.events(DateTime::<Utc>::UNIX_EPOCH, tomorrow).await.expect("a list");
     assert_eq!(shop.bank.summary().await["events"], listed.len());
     assert!(listed.len() > 60);
     let created = |event: &souk_actors::ports::ListedEvent| {
@@ -302,7 +303,7 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
     assert!(times.is_sorted(), "oldest first");
     let located = paypal.locate(&listed[0].body);
     assert_eq!(located.provider_order_id, Some(order_id));
-    let later = paypal.events(souk_actors::clock::Clock::default().now() + chrono::TimeDelta::days(1)).await;
+    let later = paypal.events(tomorrow, tomorrow + chrono::TimeDelta::days(1)).await;
     assert_eq!(later.expect("a list").len(), 0);
     shop.app.stop().await;
 }

@@ -12,6 +12,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
+use chrono::TimeDelta;
 use souk_actors::{
     domain::{Address, Intent, PaymentId},
     ports::FactStatus,
@@ -326,7 +327,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
     ])
     .await;
     let since = DateTime::parse_from_rfc3339("2026-11-22T10:00:00.5Z").expect("a time").to_utc();
-    let listed = paypal.events(since).await.expect("a list");
+    let listed = paypal.events(since, since + TimeDelta::hours(2)).await.expect("a list");
     let ids: Vec<_> = listed.iter().map(|event| event.event_id.as_str()).collect();
     assert_eq!(ids, ["WH-1", "WH-2", "WH-3"]);
     assert_eq!(listed[0].body, br#"{"id":"WH-1"}"#);
@@ -334,7 +335,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
     assert_eq!(
         lines,
         [
-            "GET /v1/notifications/webhooks-events?start_time=2026-11-22T10%3A00%3A00Z&page_size=50",
+            "GET /v1/notifications/webhooks-events?start_time=2026-11-22T10%3A00%3A00Z&end_time=2026-11-22T12%3A00%3A00Z&page_size=50",
             "GET /v1/notifications/webhooks-events?page=2",
         ]
     );
@@ -344,7 +345,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
 async fn a_list_without_end_is_not_read_to_it() {
     const ENDLESS: &str = r#"{"events":[{"id":"WH-1"}],"links":[{"rel":"next","href":"https://x.y/?page=2"}]}"#;
     let (paypal, stub) = paypal((0..=MOST_PAGES).map(|_| Reply::Say(200, ENDLESS))).await;
-    let listed = paypal.events(DateTime::UNIX_EPOCH).await.expect("a list");
+    let listed = paypal.events(DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH).await.expect("a list");
     assert_eq!((listed.len(), stub.calls().len()), (1, MOST_PAGES));
 }
 
