@@ -267,8 +267,10 @@ impl Walk<'_> {
         self.history.must(!agreed, "more was given back than ever came");
     }
 
-    /// `refund`, `dispute`, `reverse` or `unreverse`, of any of its charges.
+    /// `refund`, `dispute`, `reverse` or `unreverse`, of any of its charges; no two in one second, the finest time that the
+    /// provider tells.
     async fn at_the_bank(&mut self, word: &str) {
+        self.a_second_later().await;
         let captures = self.at_bank("captures").await;
         if captures.is_empty() {
             return;
@@ -282,7 +284,12 @@ impl Walk<'_> {
         self.pull(&format!("captures/{id}/{word}"), body).await;
     }
 
+    async fn a_second_later(&self) {
+        self.shop.bank.control("clock", json!({ "advance_ms": 1_000 })).await;
+    }
+
     async fn resolve(&mut self) {
+        self.a_second_later().await;
         for dispute in self.at_bank("disputes").await {
             let whose = *self.history.dice.pick(&["seller", "seller", "buyer", "withdrawn"]);
             self.pull(&format!("disputes/{}", text(&dispute, "id")), json!({ "resolve": whose })).await;
