@@ -43,6 +43,7 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{
-    Adjust, CheckedOut, Engine, Import, Imported, ParcelWebhook, Resubscribe, Settings, Subscribe, Webhook,
+    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Selling, Settings, Subscribe,
+    Webhook,
 };
 pub use order::CommandKey;
