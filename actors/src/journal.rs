@@ -293,6 +293,9 @@ async fn announce(mut settled: mpsc::UnboundedReceiver<Committed>, news: Arc<New
         let tells = entries.iter().any(|entry| !entry.notices.is_empty());
         for (entry, done) in entries.into_iter().zip(dones) {
             let verdict = verdict(&entry, &written);
+            if verdict == Verdict::Committed {
+                News::alert(&entry);
+            }
             drop(entry); // with its promises: whoever decides again must not stand in its own way
             done(verdict);
         }

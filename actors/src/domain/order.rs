@@ -1,6 +1,6 @@
 //! The order: its statuses, its parts, what it all comes to.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -326,10 +326,15 @@ impl Order {
 
     /// The lines as they were bought: the first part of each, with what was split off it.
     pub fn lines(&self) -> impl Iterator<Item = Part> {
+        let mut split_off: HashMap<i32, i64> = HashMap::new();
+        for part in &self.parts {
+            if let Some(first) = part.split_of {
+                *split_off.entry(first).or_default() += part.quantity;
+            }
+        }
         let first = self.parts.iter().filter(|part| part.part == part.line);
-        first.map(|first| {
-            let split_off = self.parts.iter().filter(|part| part.split_of == Some(first.part));
-            let quantity = first.quantity + split_off.map(|part| part.quantity).sum::<i64>();
+        first.map(move |first| {
+            let quantity = first.quantity + split_off.get(&first.part).copied().unwrap_or(0);
             Part { quantity, ..first.clone() }
         })
     }

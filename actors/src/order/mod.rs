@@ -568,15 +568,18 @@ impl Keeper {
                 continue;
             };
             if !self.payments.knows(&payment.provider) {
+                tracing::error!(order.id = %self.order_id, "an order waits for a provider that is not set up");
                 unasked.push(task.id);
                 continue;
             }
-            let Some(what) = self.what(&state.order, task, payment, fresh) else { continue };
+            let Some(what) = self.what(&state.order, task, payment, fresh) else {
+                unasked.push(task.id); // a charge is in its way that is not decided yet
+                continue;
+            };
             let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
             self.payments.run(&payment.provider, job).await;
         }
         for task_id in unasked {
-            tracing::error!(order.id = %self.order_id, "an order waits for a provider that is not set up");
             self.put_off(state, Some(task_id)).await;
         }
         self.dispatch_parcels(state).await;
