@@ -11,6 +11,7 @@ use crate::{
     journal::Journal,
     news::News,
     ports::{Carrier, Notifier, PaymentProvider},
+    sales::Sales,
     store::Ids,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub notifiers: HashMap<Channel, Arc<dyn Notifier>>,
     /// Who is to hear of what.
     pub news: Arc<News>,
+    /// The sales that are coming or running.
+    pub sales: Arc<Sales>,
     /// Where buyers come back to after approving.
     pub return_urls: ReturnUrls,
 }

@@ -10,7 +10,8 @@ pub(crate) mod error;
 pub mod faults;
 pub mod ports;
 
-// A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
+// The sales that are coming or running; a SKU's book and the promises from it, shared by its actor and whoever holds one.
+mod sales;
 mod shelf;
 
 // Calls to an outside party: a queue, a limit, a breaker.
@@ -42,6 +43,7 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{
-    Adjust, CheckedOut, Engine, Import, Imported, ParcelWebhook, Resubscribe, Settings, Subscribe, Webhook,
+    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Selling, Settings, Subscribe,
+    Webhook,
 };
 pub use order::CommandKey;

@@ -123,6 +123,7 @@ impl Actor for Reconciler {
         *looks += 1;
         if *looks >= ROUNDS {
             *looks = 0;
+            self.context.sales.forget_over(self.context.clock.now());
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
             self.imports.0.sweep(ORDER_IDLE);
@@ -151,6 +152,9 @@ impl Reconciler {
         }
         for (provider, stretch) in inbox::due_lists(pool, now).await? {
             self.payments.read_events(&provider, stretch).await;
+        }
+        for sku_id in self.context.sales.awake(now) {
+            self.skus.warm(sku_id).await;
         }
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {

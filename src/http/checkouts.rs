@@ -146,6 +146,7 @@ pub(crate) struct LineAnswer {
         (status = 201, body = CheckoutAnswer, description = "Placed; with Idempotent-Replayed: true if it was before"),
         (status = 400, body = Problem, description = "`idempotency_key_missing`, `malformed_json`"),
         (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote; \
+            `sale_not_started` with `starts_at`; `limit_reached` with `limit` and `used`; \
             `shipping_option_expired` and `shipping_option_mismatch`: ask for shipping quotes again"),
         (status = 422, body = Problem, description = "`invalid`, `idempotency_key_reused`"),
         (status = 503, body = Problem, description = "`busy`, `unavailable`, `outcome_unknown`: ask again with the same key")

@@ -12,6 +12,7 @@ mod pages;
 mod products;
 mod refunds;
 mod returns;
+mod sales;
 mod serve;
 mod shipments;
 mod shipping;
@@ -56,6 +57,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::list))
         .routes(routes!(products::by_slug))
         .routes(routes!(products::sku))
+        .routes(routes!(sales::list))
+        .routes(routes!(sales::show))
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
@@ -76,6 +79,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(imports::upload, imports::list))
         .routes(routes!(imports::show))
         .routes(routes!(imports::errors))
+        .routes(routes!(sales::create, sales::list_all))
+        .routes(routes!(sales::show_to_staff, sales::update))
+        .routes(routes!(sales::cancel))
         .routes(routes!(admin::orders))
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))

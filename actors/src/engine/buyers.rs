@@ -68,7 +68,13 @@ impl Engine {
                 before.map(CheckedOut::Replayed).ok_or(Refusal::Fault)
             }
             // the order that this key has placed may be why there is nothing left
-            Err(refusal @ (Refusal::OutOfStock(_) | Refusal::Invalid(_))) => {
+            Err(
+                refusal @ (Refusal::OutOfStock(_)
+                | Refusal::Invalid(_)
+                | Refusal::LimitReached { .. }
+                | Refusal::OfferChanged { .. }
+                | Refusal::SaleNotStarted { .. }),
+            ) => {
                 let before = self.placed_before(&principal, &key, &fingerprint).await?;
                 before.map(CheckedOut::Replayed).ok_or(refusal)
             }

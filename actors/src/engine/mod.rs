@@ -4,6 +4,7 @@ mod buyers;
 mod imports;
 mod notices;
 mod parcels;
+mod sales;
 mod staff;
 
 use std::{
@@ -39,6 +40,7 @@ use crate::{
     payment::{Paying, Payments},
     ports::{Carrier, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
+    sales::Sales,
     shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
@@ -53,6 +55,7 @@ pub use buyers::{CheckedOut, Webhook};
 pub use imports::{Import, Imported};
 pub use notices::{Resubscribe, Subscribe};
 pub use parcels::ParcelWebhook;
+pub use sales::{Made, Selling};
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -113,8 +116,9 @@ impl Engine {
             tracing::error!(why, "the engine gives up");
             give_up.send_replace(Some(why));
         });
+        let sales = Arc::new(Sales::default());
         let skus = Skus(Directory::new(
-            Sku::new(pool.clone(), Arc::clone(&settings.faults)),
+            Sku::new(pool.clone(), clock.clone(), Arc::clone(&sales), Arc::clone(&settings.faults)),
             clock.clone(),
             Arc::clone(&escalate),
         ));
@@ -124,11 +128,13 @@ impl Engine {
         let publish = skus.clone();
         let faults = Arc::clone(&settings.faults);
         let limit = settings.admission + INTERNAL;
-        let journal = Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters| {
-            publish.publish(sku_id, counters);
-        })
-        .await?;
+        let journal =
+            Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters, shares| {
+                publish.publish(sku_id, counters, shares);
+            })
+            .await?;
         news.learn(load::notices::subscriptions(&pool).await?);
+        sales.learn(load::sales::open(&pool, clock.now()).await?);
         let context = Arc::new(Context {
             clock: clock.clone(),
             policy: settings.policy,
@@ -144,6 +150,7 @@ impl Engine {
                 .collect::<HashMap<_, _>>(),
             notifiers,
             news,
+            sales,
             carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
             ship_from: settings.ship_from,
             return_urls: settings.return_urls,

@@ -268,8 +268,12 @@ pub(crate) fn fingerprint(of: &str) -> [u8; 32] {
 pub(crate) fn basket(lines: &[(SkuId, i64)]) -> Checkout {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let line =
-        |(sku_id, quantity): &(SkuId, i64)| PricedLine { sku_id: *sku_id, quantity: *quantity, unit_price: usd(1_000) };
+    let line = |(sku_id, quantity): &(SkuId, i64)| PricedLine {
+        sku_id: *sku_id,
+        quantity: *quantity,
+        unit_price: usd(1_000),
+        sale_id: None,
+    };
     let total = lines.iter().map(|(_, quantity)| quantity * 1_000).sum();
     Checkout {
         principal: "guest".into(),
