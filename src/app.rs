@@ -31,7 +31,7 @@ use crate::{
     },
     http,
     problem::Problem,
-    shop::{Limits, Shop, demo, products, quote::Prices, shipping::Shipping},
+    shop::{Limits, Shop, demo, live::Live, products, quote::Prices, shipping::Shipping},
     telemetry,
 };
 
@@ -113,6 +113,7 @@ impl App {
             faults: Arc::clone(&faults),
         };
         let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
+        let (stop, stopped) = watch::channel(false);
         let shop = Arc::new(Shop {
             engine,
             prices: Prices::new(pool.clone()),
@@ -120,13 +121,14 @@ impl App {
             keys,
             paypal,
             shipping: Shipping::new(config, carrier),
+            live: Live::new(config.http.listeners, stopped.clone()),
             merchants,
             limits: limits(config),
         });
         fill(config, &shop).await?;
 
-        let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), stopped));
+        let routes = http::routes(Arc::clone(&shop));
+        let server = tokio::spawn(http::serve(listener, routes, config.http.listeners, stopped));
         let mut beats = JoinSet::new();
         beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
         beats.spawn(keep_metrics());

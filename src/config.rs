@@ -15,6 +15,9 @@ use crate::gateways::{Secret, paypal::webhook::Verification};
 
 const DEFAULTS: &str = include_str!("../config.toml");
 
+/// More streams than one machine has connections for.
+const MOST_LISTENERS: usize = 1_000_000;
+
 /// PayPal's live API.
 const LIVE: &str = "https://api-m.paypal.com";
 /// Where its certificates are.
@@ -91,6 +94,7 @@ pub struct Http {
     pub timeout_seconds: u64,
     pub body_limit_bytes: usize,
     pub import_limit_bytes: usize,
+    pub listeners: usize,
 }
 
 #[derive(Clone, Deserialize)]
@@ -414,6 +418,9 @@ impl Config {
         match self.mode {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
+        }
+        if self.http.listeners > MOST_LISTENERS {
+            return Err(wrong("http.listeners", &format!("is {MOST_LISTENERS} at the most")));
         }
         let shipping = self.shipping.check();
         shipping.map_err(|invalid| wrong(&format!("shipping.{}", invalid.field), &invalid.problem))?;

@@ -299,6 +299,7 @@ impl Saga {
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
         let (placed, entry) = self.write(&checkout, holds, ids);
+        self.context.retries.note_key(&checkout.principal, &checkout.key);
         let order_id = placed.order_id;
         let pays = placed.payment_id.is_some();
         let (tell, hear) = oneshot::channel();

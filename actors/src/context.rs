@@ -9,8 +9,10 @@ use crate::{
     domain::{Address, Channel, Policy},
     faults::Faults,
     journal::Journal,
+    listeners::Listeners,
     news::News,
     ports::{Carrier, Notifier, PaymentProvider},
+    retries::Retries,
     store::Ids,
 };
 
@@ -31,6 +33,10 @@ pub(crate) struct Context {
     pub notifiers: HashMap<Channel, Arc<dyn Notifier>>,
     /// Who is to hear of what.
     pub news: Arc<News>,
+    /// Who listens to stock.
+    pub listeners: Listeners,
+    /// Which checkouts may be retries.
+    pub retries: Retries,
     /// Where buyers come back to after approving.
     pub return_urls: ReturnUrls,
 }

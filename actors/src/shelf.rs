@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_dropped_hold_gives_its_units_back_and_wakes_who_waits() {
         let shelf = Shelf::new(SkuId(1));
-        shelf.learn(Counters { on_hand: 1, reserved: 0, version: 1 });
+        shelf.learn(Counters { on_hand: 1, reserved: 0, unpaid: 0, version: 1 });
         let hold = shelf.promise(1).expect("one is there");
         assert_eq!(shelf.promise(1).expect_err("promised"), Short::Unsettled);
         let (sender, receiver) = std::sync::mpsc::channel();

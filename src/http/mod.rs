@@ -15,6 +15,8 @@ mod returns;
 mod serve;
 mod shipments;
 mod shipping;
+mod sse;
+mod stock;
 mod subscriptions;
 mod webhooks;
 
@@ -56,6 +58,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::list))
         .routes(routes!(products::by_slug))
         .routes(routes!(products::sku))
+        .routes(routes!(stock::show))
+        .routes(routes!(stock::stream))
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))

@@ -13,17 +13,18 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-/// Connections at once; the next ones wait to be taken up.
+/// Connections at once, beside those of listeners; the next ones wait to be taken up.
 const CONNECTIONS: usize = 10_000;
 /// How long a client may take to send a request's headers, or keep a connection that it does not use.
 const HEADERS: Duration = Duration::from_secs(60);
 
-/// Serves until it is told to stop, and then until what was asked is answered.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, mut stopped: watch::Receiver<bool>) {
+/// Serves until it is told to stop, and then until what was asked is answered. So many `listeners` may stay on the line
+/// without being in the way of buyers.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, listeners: usize, mut stopped: watch::Receiver<bool>) {
     let mut connections = auto::Builder::new(TokioExecutor::new());
     connections.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS + listeners));
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;

@@ -1,7 +1,7 @@
 //! A checkout as the shop sees it: read, quoted, handed to the engine, and answered the same however often it is asked.
 
 use souk_actors::{
-    CheckedOut, Checkout,
+    CheckedOut, Checkout, Retry,
     domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId},
 };
 
@@ -50,8 +50,9 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
     let quoted = match quote(shop, &wish).await {
         Ok(quote) => quote,
         Err(problem) => {
-            let before = shop.engine.placed_before(&wish.principal, &wish.key, &wish.fingerprint).await?;
-            return before.map(Outcome::Replayed).ok_or(problem);
+            let Wish { principal, key, fingerprint, email, .. } = wish;
+            let retry = Retry { principal, key, fingerprint, email: email.as_str().to_owned() };
+            return shop.engine.placed_before(&retry).await?.map(Outcome::Replayed).ok_or(problem);
         }
     };
     let checkout = Checkout {

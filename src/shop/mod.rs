@@ -3,6 +3,7 @@
 pub mod checkout;
 pub mod demo;
 pub mod imports;
+pub mod live;
 pub mod products;
 pub mod quote;
 pub mod shipping;
@@ -31,6 +32,8 @@ pub struct Shop {
     pub paypal: Arc<PayPal>,
     /// What sending costs, and who is asked.
     pub shipping: shipping::Shipping,
+    /// Who listens to what is left.
+    pub live: live::Live,
     /// Calls merchants, and knows which addresses may be called.
     pub merchants: Arc<Merchants>,
     /// Rules of the HTTP room.

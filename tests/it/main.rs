@@ -12,6 +12,7 @@ mod http;
 mod idempotency;
 mod imports;
 mod journal;
+mod live_stock;
 mod mail;
 mod merchant_webhooks;
 mod migrations;

@@ -9,9 +9,9 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["domain"],
     &["ports", "clock", "faults", "error"],
-    &["shelf", "calls"],
+    &["shelf", "calls", "listeners"],
     &["store"],
-    &["news"],
+    &["news", "retries"],
     &["journal"],
     &["context", "directory"],
     &["supervision"],

@@ -33,12 +33,14 @@ use crate::{
     faults::Faults,
     importer::{Importing, Imports},
     journal::{Condition, Journal, JournalReport},
+    listeners::Listeners,
     news::News,
     order::{Orderly, Orders},
     outbox::{self, Telling},
     payment::{Paying, Payments},
     ports::{Carrier, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
+    retries::Retries,
     shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
@@ -49,7 +51,7 @@ use crate::{
     supervision::Tree,
 };
 
-pub use buyers::{CheckedOut, Webhook};
+pub use buyers::{CheckedOut, Retry, Webhook};
 pub use imports::{Import, Imported};
 pub use notices::{Resubscribe, Subscribe};
 pub use parcels::ParcelWebhook;
@@ -89,7 +91,7 @@ pub struct Engine {
     context: Arc<Context>,
     actors: Actors,
     checkouts: Checkouts,
-    heartbeats: [tokio::task::JoinHandle<()>; 2],
+    heartbeats: [tokio::task::JoinHandle<()>; 3],
     tree: Tree,
     admission: Arc<Semaphore>,
     flights: Flights,
@@ -120,11 +122,13 @@ impl Engine {
         let notifiers: HashMap<Channel, _> =
             settings.notifiers.into_iter().map(|notifier| (notifier.channel(), notifier)).collect();
         let news = Arc::new(News::new(notifiers.contains_key(&Channel::Mail)));
-        let publish = skus.clone();
+        let listeners = Listeners::default();
+        let (publish, told) = (skus.clone(), listeners.clone());
         let faults = Arc::clone(&settings.faults);
         let limit = settings.admission + INTERNAL;
         let journal = Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters| {
             publish.publish(sku_id, counters);
+            told.tell(sku_id, counters);
         })
         .await?;
         news.learn(load::notices::subscriptions(&pool).await?);
@@ -142,6 +146,8 @@ impl Engine {
                 .collect::<HashMap<_, _>>(),
             notifiers,
             news,
+            listeners,
+            retries: Retries::new(),
             carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
             ship_from: settings.ship_from,
             return_urls: settings.return_urls,
@@ -155,6 +161,7 @@ impl Engine {
         let heartbeats = [
             tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&actors.reconciler))),
             tokio::spawn(outbox::keep_telling(Arc::clone(&context), Arc::clone(&actors.outbox))),
+            tokio::spawn(know_retries(Arc::clone(&context))),
         ];
         Ok(Self {
             context,
@@ -285,6 +292,10 @@ impl Engine {
         self.serving()?;
         Arc::clone(&self.admission).try_acquire_owned().map_err(|_| Refusal::Busy)
     }
+}
+
+async fn know_retries(context: Arc<Context>) {
+    context.retries.learn(&context.pool, &context.clock).await;
 }
 
 async fn open_pool(settings: &Settings) -> Result<PgPool, sqlx::Error> {

@@ -42,6 +42,15 @@ pub const CHECKS: &[Check] = &[
               where s.reserved <> coalesce(r.open, 0)",
     },
     Check {
+        name: "unpaid-is-held",
+        sentence: "what may come back of a SKU is what unpaid orders hold",
+        sql: "select format('sku %s: unpaid %s, held %s', s.sku_id, s.unpaid, coalesce(r.held, 0))
+              from stock s left join (
+                  select sku_id, sum(quantity) as held from reservation where state = 'held' group by sku_id
+              ) r using (sku_id)
+              where s.unpaid <> coalesce(r.held, 0)",
+    },
+    Check {
         name: "total-is-lines",
         sentence: "an order costs what its lines and its sending cost",
         sql: "select format('order %s: total %s, lines %s, sending %s', o.id, o.total_minor, l.total, o.shipping_minor)
