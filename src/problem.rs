@@ -122,6 +122,37 @@ impl From<Refusal> for Problem {
                 };
                 Self::new(Status::CONFLICT, code, "More than can go back").detail(said).with("left", left)
             }
+            Refusal::SaleNotStarted { sku_id, sale_id, starts_at } => {
+                Self::new(Status::CONFLICT, "sale_not_started", "Not sold yet")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+                    .with("starts_at", starts_at)
+            }
+            Refusal::LimitReached { sku_id, sale_id, limit, used } => {
+                Self::new(Status::CONFLICT, "limit_reached", "No more for this customer")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+                    .with("limit", limit)
+                    .with("used", used)
+            }
+            Refusal::OfferChanged { sku_id } => Self::new(Status::CONFLICT, "quote_changed", "The price has changed")
+                .detail(said)
+                .with("sku_id", sku_id),
+            Refusal::SaleOverlaps { sku_id, sale_id } => {
+                Self::new(Status::CONFLICT, "sale_overlaps", "In another sale at that time")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+            }
+            Refusal::BelowSold { sku_id, sold } => Self::new(Status::CONFLICT, "below_sold", "More is sold")
+                .detail(said)
+                .with("sku_id", sku_id)
+                .with("sold", sold),
+            Refusal::SaleState { phase, .. } => Self::new(Status::CONFLICT, "sale_state", "Not possible in this state")
+                .detail(said)
+                .with("phase", phase),
             Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
             Refusal::Away(_) => {
                 Self::new(Status::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").detail(said)

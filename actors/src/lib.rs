@@ -10,8 +10,10 @@ pub(crate) mod error;
 pub mod faults;
 pub mod ports;
 
-// A SKU's book and the promises from it, shared by its actor and whoever holds a promise; and who listens to its stock.
+// The sales that are coming or running; a SKU's book and the promises from it, shared by its actor and whoever holds one;
+// and who listens to its stock.
 mod listeners;
+mod sales;
 mod shelf;
 
 // Calls to an outside party: a queue, a limit, a breaker.
