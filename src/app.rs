@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use souk_actors::{
     Engine, Settings,
     clock::Clock,
-    domain::{OrderId, Policy},
+    domain::{OrderId, Policy, RoomRules},
     faults::Faults,
     ports::{Carrier, Notifier, PaymentProvider},
 };
@@ -104,6 +104,7 @@ impl App {
             pool: config.database.pool,
             admission: config.checkout.admission,
             policy: policy(config),
+            rooms: room_rules(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
             notifiers,
             carriers: carrier.iter().map(|carrier| Arc::clone(carrier) as Arc<dyn Carrier>).collect(),
@@ -157,6 +158,11 @@ fn policy(config: &Config) -> Policy {
         attempts: config.checkout.payment_attempts,
         intent: config.checkout.intent.into(),
     }
+}
+
+fn room_rules(config: &Config) -> RoomRules {
+    let wanted = &config.waiting_room;
+    RoomRules { admission: TimeDelta::seconds(wanted.admission_seconds), most: wanted.most_waiting }
 }
 
 fn limits(config: &Config) -> Limits {

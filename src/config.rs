@@ -75,6 +75,7 @@ pub struct Config {
     pub http: Http,
     pub database: Database,
     pub checkout: Checkout,
+    pub waiting_room: WaitingRoom,
     pub staff: Staff,
     pub paypal: PayPal,
     pub shippo: Shippo,
@@ -122,6 +123,14 @@ pub struct Checkout {
     pub payment_attempts: usize,
     pub intent: PayIntent,
     pub admission: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct WaitingRoom {
+    pub admission_seconds: i64,
+    pub most_waiting: i64,
 }
 
 /// When an approved payment is charged.
@@ -418,6 +427,11 @@ impl Config {
         match self.mode {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
+        }
+        let WaitingRoom { admission_seconds, most_waiting } = self.waiting_room;
+        if !(1..=86_400).contains(&admission_seconds) || !(1..=10_000_000).contains(&most_waiting) {
+            let problem = "admission_seconds is 1 to 86400, most_waiting 1 to 10000000";
+            return Err(wrong("waiting_room", &problem));
         }
         if self.http.listeners > MOST_LISTENERS {
             return Err(wrong("http.listeners", &format!("is {MOST_LISTENERS} at the most")));

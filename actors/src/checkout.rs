@@ -33,10 +33,11 @@ use crate::{
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
         Address, ChosenShipping, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState, PaymentId,
-        Quantity, Refusal, ShortLine, SkuId, Who,
+        Quantity, Refusal, Sale, SaleId, SalePhase, ShortLine, SkuId, Ticket, TicketFault, Who,
     },
     journal::Verdict,
     order::{self, Orders},
+    room::{Pass, Rooms},
     shelf::Hold,
     sku::{HoldError, Skus},
     store::entry::{Entry, Key, Line, Placement},
@@ -74,6 +75,8 @@ pub struct Checkout {
     pub ship_to: Address,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// What a sale with a waiting room asks for.
+    pub ticket: Option<Ticket>,
 }
 
 impl Checkout {
@@ -159,6 +162,7 @@ pub(crate) struct Coordinator {
     pub context: Arc<Context>,
     pub skus: Skus,
     pub orders: Orders,
+    pub rooms: Rooms,
 }
 
 /// The sagas that one coordinator carries, for the tree.
@@ -187,6 +191,7 @@ impl Kind for Coordinator {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             carried: Arc::clone(&cell.shared),
         };
         let spawned = Actor::spawn_linked(None, carrier, (), supervisor).await;
@@ -208,6 +213,7 @@ struct Carrier {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     carried: Arc<Carried>,
 }
 
@@ -233,6 +239,7 @@ impl Actor for Carrier {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             line: CarriedLine::new(&self.carried, self.context.clock.now()),
         };
         sagas.spawn(saga.run(begin));
@@ -275,6 +282,7 @@ struct Saga {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     line: CarriedLine,
 }
 
@@ -285,11 +293,11 @@ impl Saga {
         let faults = &self.context.faults;
         faults.hit("checkout.begun", "");
         let held = tokio::select! {
-            held = self.hold(&checkout) => held,
+            held = self.pass_and_hold(&checkout) => held,
             () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
         };
-        let holds = match held {
-            Ok(holds) => holds,
+        let (pass, holds) = match held {
+            Ok(held) => held,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
         faults.hit("checkout.held", "");
@@ -298,13 +306,19 @@ impl Saga {
             Ok(ids) => ids,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
-        let (placed, entry) = self.write(&checkout, holds, ids);
+        let (placed, mut entry) = self.write(&checkout, holds, ids);
+        if let Some(pass) = &pass {
+            entry.changes.get_or_insert_default().ticket = Some(pass.used_for(placed.order_id));
+        }
         self.context.retries.note_key(&checkout.principal, &checkout.key);
         let order_id = placed.order_id;
         let pays = placed.payment_id.is_some();
         let (tell, hear) = oneshot::channel();
         // the reply travels in the entry: should this saga die, the buyer still hears
         let done = move |verdict| {
+            if let (Some(pass), Verdict::Committed) = (pass, verdict) {
+                pass.bought();
+            }
             reply.send(outcome(verdict, placed)).ok();
             tell.send(verdict).ok();
         };
@@ -319,6 +333,39 @@ impl Saga {
                 self.orders.tell(order_id, order::Msg::Work).await;
             }
         }
+    }
+
+    /// What is needed before anything is written; all of it is given back with an error.
+    async fn pass_and_hold(&self, checkout: &Checkout) -> Result<(Option<Pass>, Vec<Hold>), Refusal> {
+        let pass = self.pass(checkout).await?;
+        Ok((pass, self.hold(checkout).await?))
+    }
+
+    /// A sale with a waiting room sells to those whom it has called.
+    async fn pass(&self, checkout: &Checkout) -> Result<Option<Pass>, Refusal> {
+        let Some(sale_id) = self.room(checkout)? else { return Ok(None) };
+        let ticket = checkout.ticket.ok_or(TicketFault::Required)?;
+        if ticket.sale_id != sale_id {
+            return Err(TicketFault::Invalid.into());
+        }
+        self.rooms.pass(sale_id, ticket.number).await.map(Some)
+    }
+
+    /// The sale whose waiting room stands before these lines, if one does.
+    fn room(&self, checkout: &Checkout) -> Result<Option<SaleId>, Invalid> {
+        let now = self.context.clock.now();
+        let mut found = None;
+        for line in &checkout.lines {
+            let Some(sales) = self.context.sales.of(line.sku_id) else { continue };
+            let stands = |sale: &&Arc<Sale>| sale.waiting_room && sale.phase(now) == SalePhase::Running;
+            for sale in sales.iter().filter(stands) {
+                if found.is_some_and(|other| other != sale.id) {
+                    return Err(Invalid::new("lines", "are of two sales with waiting rooms: order them apart"));
+                }
+                found = Some(sale.id);
+            }
+        }
+        Ok(found)
     }
 
     /// Holds every line, or names every line that cannot be had; what was held is given back with the error.

@@ -36,6 +36,7 @@ mod order;
 mod outbox;
 mod payment;
 mod reconciler;
+mod room;
 mod shipping;
 mod sku;
 
@@ -50,3 +51,4 @@ pub use engine::{
 };
 pub use listeners::Listening;
 pub use order::CommandKey;
+pub use room::{InLine, Outlook, RoomView, Session};

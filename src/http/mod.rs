@@ -12,6 +12,7 @@ mod pages;
 mod products;
 mod refunds;
 mod returns;
+mod room;
 mod serve;
 mod shipments;
 mod shipping;
@@ -63,6 +64,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
+        .routes(routes!(room::join, room::show))
+        .routes(routes!(room::stream))
         .routes(routes!(orders::show))
         .routes(routes!(orders::events))
         .routes(routes!(orders::pay))

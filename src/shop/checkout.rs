@@ -2,7 +2,7 @@
 
 use souk_actors::{
     CheckedOut, Checkout, Retry,
-    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId},
+    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId, Ticket},
 };
 
 use super::{Shop, quote::Quote, shipping};
@@ -31,6 +31,8 @@ pub struct Wish {
     pub expected_total: Option<Money>,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// The ticket for a sale with a waiting room.
+    pub ticket: Option<Ticket>,
 }
 
 /// What became of a wish.
@@ -65,6 +67,7 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
         email: wish.email,
         ship_to: wish.ship_to,
         payment: wish.payment,
+        ticket: wish.ticket,
     };
     match shop.engine.checkout(checkout).await? {
         CheckedOut::New(placed) => Ok(Outcome::New(placed, quoted)),

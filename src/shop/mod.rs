@@ -6,6 +6,7 @@ pub mod imports;
 pub mod live;
 pub mod products;
 pub mod quote;
+pub mod room;
 pub mod shipping;
 
 use std::sync::Arc;

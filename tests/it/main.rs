@@ -38,3 +38,4 @@ mod stock;
 mod supervision;
 mod support;
 mod tidy;
+mod waiting_room;

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["context", "directory"],
     &["supervision"],
     &["sku"],
+    &["room"],
     &["importer"],
     &["order", "payment", "shipping", "outbox"], // the first three answer each other
     &["checkout", "reconciler"],
@@ -152,6 +153,9 @@ fn only_the_engine_writes_its_tables() {
         "label_file",
         "goods_return",
         "return_line",
+        "waiting_room",
+        "room_call",
+        "ticket_use",
         "sale",
         "sale_sku",
         "sale_price",

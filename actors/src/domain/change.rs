@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState, OrderId,
-    OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Shipment, ShipmentId,
-    SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units, words,
+    About, Call, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState,
+    OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, SaleId,
+    Shipment, ShipmentId, SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units, words,
 };
 
 words! {
@@ -69,6 +69,10 @@ pub struct Changes {
     pub subscriptions: Vec<Subscription>,
     /// Subscriptions that end, with everything that was on its way to them.
     pub unsubscribed: Vec<SubscriptionId>,
+    /// Waiting rooms, inserted or brought up to date.
+    pub rooms: Vec<RoomMove>,
+    /// The ticket that the entry's order uses up.
+    pub ticket: Option<TicketUse>,
     /// Corrections of stock.
     pub adjustments: Vec<Adjustment>,
     /// SKUs whose stock begins.
@@ -287,6 +291,32 @@ pub struct AttemptRow {
     pub status: Option<u16>,
     /// The beginning of the answer.
     pub said: String,
+}
+
+/// A waiting room's row after the entry, and whom it calls.
+#[derive(Debug, Clone)]
+pub struct RoomMove {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Numbers below this are leased.
+    pub given: i64,
+    /// What the places were drawn by, and for how many.
+    pub drawn: Option<(i64, i64)>,
+    /// Places below this are called.
+    pub called: i64,
+    /// Those that are called by this entry.
+    pub call: Option<Call>,
+}
+
+/// A place in a waiting room whose turn has ended with an order.
+#[derive(Debug, Clone)]
+pub struct TicketUse {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Which place.
+    pub place: i64,
+    /// Which order.
+    pub order_id: OrderId,
 }
 
 /// A correction of stock on hand.

@@ -99,7 +99,7 @@ impl Engine {
                 before.map(|id| CheckedOut::Replayed(OrderId(id))).ok_or(Refusal::Fault)
             }
             // the order that this key has placed may be why there is nothing left
-            Err(refusal @ (Refusal::OutOfStock(_) | Refusal::Invalid(_))) => {
+            Err(refusal @ (Refusal::OutOfStock(_) | Refusal::Invalid(_) | Refusal::Ticket(_))) => {
                 self.placed_before(&retry).await?.map(CheckedOut::Replayed).ok_or(refusal)
             }
             Err(refusal) => Err(refusal),

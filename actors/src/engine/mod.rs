@@ -4,6 +4,7 @@ mod buyers;
 mod imports;
 mod notices;
 mod parcels;
+mod rooms;
 mod staff;
 
 use std::{
@@ -28,7 +29,7 @@ use crate::{
     clock::Clock,
     context::{Context, ReturnUrls},
     directory::{Directory, Kind, Node},
-    domain::{Address, Channel, Policy, Refusal},
+    domain::{Address, Channel, Policy, Refusal, RoomRules},
     error,
     faults::Faults,
     importer::{Importing, Imports},
@@ -41,6 +42,8 @@ use crate::{
     ports::{Carrier, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
     retries::Retries,
+    room::{Rooms, Waiting},
+    sales::Sales,
     shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
@@ -67,6 +70,8 @@ pub struct Settings {
     pub admission: usize,
     /// The shop's rules.
     pub policy: Policy,
+    /// The rules of waiting rooms.
+    pub rooms: RoomRules,
     /// Providers of payments.
     pub providers: Vec<Arc<dyn PaymentProvider>>,
     /// Ways out for news; what has none is told to nobody.
@@ -132,9 +137,12 @@ impl Engine {
         })
         .await?;
         news.learn(load::notices::subscriptions(&pool).await?);
+        let sales = Arc::new(Sales::default());
+        sales.learn(load::sales::open(&pool, clock.now()).await?);
         let context = Arc::new(Context {
             clock: clock.clone(),
             policy: settings.policy,
+            rooms: settings.rooms,
             journal,
             ids: Ids::new(pool.clone(), clock.clone()),
             pool,
@@ -146,6 +154,7 @@ impl Engine {
                 .collect::<HashMap<_, _>>(),
             notifiers,
             news,
+            sales,
             listeners,
             retries: Retries::new(),
             carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
@@ -198,6 +207,7 @@ impl Engine {
             self.actors.skus.0.node(most),
             self.actors.orders.0.node(most),
             self.actors.coordinators.node(most),
+            self.actors.rooms.0.node(most),
             self.actors.payments.0.node(most),
             self.actors.shipping.0.node(most),
             self.actors.imports.0.node(most),
@@ -225,6 +235,7 @@ impl Engine {
                 let carrier = self.context.carriers.keys().find(|name| **name == key);
                 carrier.is_some_and(|carrier| self.actors.shipping.0.release(carrier))
             }
+            Waiting::ONE => key.parse().is_ok_and(|sale_id| self.actors.rooms.0.release(sale_id)),
             Coordinator::ONE => key.parse().is_ok_and(|number| self.actors.coordinators.release(number)),
             Telling::ONE => key.parse().is_ok_and(|channel| self.actors.outbox.release(channel)),
             Reconciling::ONE => self.actors.reconciler.release(reconciler::KEY),
@@ -313,6 +324,7 @@ struct Actors {
     payments: Payments,
     shipping: Shipping,
     coordinators: Arc<Directory<Coordinator>>,
+    rooms: Rooms,
     imports: Imports,
     reconciler: Arc<Directory<Reconciling>>,
     outbox: Arc<Directory<Telling>>,
@@ -335,7 +347,13 @@ impl Actors {
         let shipping = Shipping(open(carrying, context, escalate));
         orders.0.kind.shipping.set(shipping.clone()).ok();
 
-        let coordinator = Coordinator { context: Arc::clone(context), skus: skus.clone(), orders: orders.clone() };
+        let rooms = Rooms(open(Waiting { context: Arc::clone(context), skus: skus.clone() }, context, escalate));
+        let coordinator = Coordinator {
+            context: Arc::clone(context),
+            skus: skus.clone(),
+            orders: orders.clone(),
+            rooms: rooms.clone(),
+        };
         let coordinators = open(coordinator, context, escalate);
         let importing = Importing { context: Arc::clone(context), skus: skus.clone() };
         let imports = Imports(open(importing, context, escalate));
@@ -346,10 +364,11 @@ impl Actors {
             payments: payments.clone(),
             imports: imports.clone(),
             shipping: shipping.clone(),
+            rooms: rooms.clone(),
         };
         let reconciler = open(reconciling, context, escalate);
         let outbox = open(Telling { context: Arc::clone(context) }, context, escalate);
-        Self { skus, orders, payments, shipping, coordinators, imports, reconciler, outbox }
+        Self { skus, orders, payments, shipping, coordinators, rooms, imports, reconciler, outbox }
     }
 
     /// The tree, in the order in which its branches end: whoever begins work first, whoever carries it last.
@@ -359,6 +378,7 @@ impl Actors {
         tree.supervise(&self.imports.0).await?;
         tree.supervise(&self.outbox).await?;
         tree.supervise(&self.coordinators).await?;
+        tree.supervise(&self.rooms.0).await?;
         tree.supervise(&self.payments.0).await?;
         tree.supervise(&self.shipping.0).await?;
         tree.supervise(&self.orders.0).await?;

@@ -4,6 +4,7 @@ pub(crate) mod imports;
 pub(crate) mod notices;
 mod order;
 mod parcels;
+pub(crate) mod rooms;
 pub(crate) mod sales;
 
 use std::collections::HashMap;

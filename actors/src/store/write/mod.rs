@@ -14,6 +14,7 @@ mod notices;
 mod order;
 pub(crate) mod parcels;
 mod place;
+mod rooms;
 mod stock;
 
 use std::ops::Range;
@@ -186,6 +187,8 @@ async fn in_transaction(
     parcels::returns(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
+    rooms::rooms(conn, &changes).await?;
+    rooms::tickets(conn, &changes).await?;
     notices::notices(conn, notice_base, &live).await?;
     notices::marks(conn, &changes).await?;
     notices::attempts(conn, &changes).await?;
