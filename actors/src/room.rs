@@ -357,15 +357,10 @@ impl Keeper {
     }
 
     fn lapse(&self, now: DateTime<Utc>) {
-        let lapsed = self.lobby.change(|inner, room| {
+        let lapsed = self.lobby.change(|_, room| {
             let before = room.calls.len();
             room.lapse(now);
-            let lapsed = room.calls.len() < before;
-            if lapsed {
-                let stands = |number: i64| !matches!(room.standing(number), LineState::Used | LineState::Lapsed);
-                inner.sessions.keep(stands);
-            }
-            lapsed
+            room.calls.len() < before
         });
         if lapsed {
             self.lobby.tell();
@@ -406,8 +401,9 @@ impl Keeper {
     async fn draw(&self) -> Result<(), Refusal> {
         let Some(given) = self.lobby.change(|_, room| room.draw.is_none().then_some(room.given)) else { return Ok(()) };
         let seed = RandomState::new().hash_one(self.lobby.sale_id.0).cast_signed();
+        let draw = Draw::new(seed, given);
         self.commit(RoomMove { drawn: Some((seed, given)), ..self.as_it_is() }).await?;
-        self.lobby.change(|_, room| room.draw = Some(Draw::new(seed, given)));
+        self.lobby.change(|_, room| room.draw = Some(draw));
         self.lobby.tell();
         Ok(())
     }

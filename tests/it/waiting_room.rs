@@ -285,3 +285,14 @@ async fn a_shop_that_is_killed_forgets_no_place_and_calls_nobody_twice() {
     assert_eq!(api.stock(&sale.sku_id).await, (3, 3));
     house.audit();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_room_says_so_and_keeps_those_who_are_in() {
+    let shop = TestShop::with(&[("SOUK_WAITING_ROOM__MOST_WAITING", "3")]).await;
+    let sale = Sale::make(&shop, 1, 3_600).await;
+    let guests = [sale.join(&shop).await, sale.join(&shop).await, sale.join(&shop).await];
+    sale.try_join(&shop, &fresh("a-session-that-nobody-guesses")).await.is_problem(503, "busy");
+    let again = sale.try_join(&shop, &guests[0].session).await.ok();
+    assert_eq!(again["ticket"], guests[0].ticket.as_str());
+    shop.close().await;
+}

@@ -217,11 +217,6 @@ impl Sessions {
     pub fn give(&mut self, session: [u8; 16], number: i64) {
         self.0.insert(session, number);
     }
-
-    /// Forgets whose numbers stand in line no more.
-    pub fn keep(&mut self, stands: impl Fn(i64) -> bool) {
-        self.0.retain(|_, number| stands(*number));
-    }
 }
 
 #[cfg(test)]
