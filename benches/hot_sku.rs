@@ -186,7 +186,7 @@ async fn checkout(engine: Arc<Engine>, number: u64) {
             principal: "guest".to_owned(),
             key: format!("bench-{number}"),
             fingerprint: [7; 32],
-            lines: vec![PricedLine { sku_id: SkuId(1), quantity: 1, unit_price }],
+            lines: vec![PricedLine { sku_id: SkuId(1), quantity: 1, unit_price, sale_id: None }],
             shipping: None,
             total: unit_price,
             email: "ann@example.com".parse().expect("an address"),

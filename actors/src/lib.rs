@@ -47,7 +47,8 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{
-    Adjust, CheckedOut, Engine, Import, Imported, ParcelWebhook, Resubscribe, Retry, Settings, Subscribe, Webhook,
+    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Retry, Selling, Settings,
+    Subscribe, Webhook,
 };
 pub use listeners::Listening;
 pub use order::CommandKey;

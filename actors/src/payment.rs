@@ -21,7 +21,7 @@ use crate::{
     order::{self, Answer, Orders},
     ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
     store::{
-        inbox::{self, InboxRow},
+        inbox::{self, InboxRow, Stretch},
         load,
     },
 };
@@ -91,7 +91,7 @@ pub(crate) enum Msg {
     /// A webhook names something: find out whose it is, and ask the provider.
     Signal { inbox_id: i64, locator: Locator },
     /// Read the provider's own list of events: webhooks may have been lost.
-    Events { since: DateTime<Utc> },
+    Events(Stretch),
     /// A call has ended; `trial` if it was to find out whether the provider is back.
     Ended { key: JobKey, end: End, trial: bool },
 }
@@ -120,8 +120,8 @@ impl Payments {
     }
 
     /// Has the provider's own list of events read.
-    pub(crate) async fn read_events(&self, provider: &str, since: DateTime<Utc>) {
-        self.send(provider, Msg::Events { since }).await;
+    pub(crate) async fn read_events(&self, provider: &str, stretch: Stretch) {
+        self.send(provider, Msg::Events(stretch)).await;
     }
 
     async fn send(&self, provider: &str, msg: Msg) {
@@ -187,7 +187,7 @@ struct Caller {
 enum Call {
     Job(Job),
     Signal { inbox_id: i64, locator: Locator },
-    Events { since: DateTime<Utc> },
+    Events(Stretch),
 }
 
 impl Actor for Caller {
@@ -212,7 +212,7 @@ impl Actor for Caller {
             Msg::Signal { inbox_id, locator } => {
                 calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
             }
-            Msg::Events { since } => calls.enqueue(JobKey::Events, Call::Events { since }),
+            Msg::Events(stretch) => calls.enqueue(JobKey::Events, Call::Events(stretch)),
             Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
         }
         self.start_calls(&myself, calls);
@@ -255,7 +255,7 @@ impl Errand {
         match call {
             Call::Job(job) => self.job(job).await,
             Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
-            Call::Events { since } => self.events(since).await,
+            Call::Events(stretch) => self.events(stretch).await,
         }
     }
 
@@ -461,7 +461,7 @@ impl Errand {
                 | ProviderError::Rejected(_),
             ) => {
                 if let Some(inbox_id) = inbox_id {
-                    inbox::unanswerable(&self.context.pool, inbox_id, self.context.clock.now()).await;
+                    self.give_up_in_time(inbox_id, "unanswerable").await;
                 }
                 (Vec::new(), None)
             }
@@ -492,10 +492,10 @@ impl Errand {
 
     /// The second path for webhooks: what the provider lists and never delivered is put into the inbox as if it had. It comes
     /// from the provider itself, so it needs no signature. The cursor moves when all of it is there.
-    async fn events(&self, since: DateTime<Utc>) -> End {
+    async fn events(&self, stretch: Stretch) -> End {
         let (began, name) = (self.context.clock.now(), self.provider.name());
         let listed = match self.may_call() {
-            Ok(()) => self.provider.events(since).await,
+            Ok(()) => self.provider.events(stretch.since, stretch.until).await,
             Err(refused) => Err(refused),
         };
         let end = self.end_of(&listed);
@@ -531,19 +531,24 @@ impl Errand {
                 }
             }
         }
-        if let Err(error) = inbox::move_cursor(&self.context.pool, name, began).await {
+        if let Err(error) = inbox::move_cursor(&self.context.pool, name, stretch.until, began).await {
             tracing::warn!(provider = name, %error, "the list of events will be read again");
         }
         end
     }
 
-    /// A webhook of an unknown payment stays in the inbox: its order may be on its way.
+    async fn give_up_in_time(&self, inbox_id: i64, outcome: &'static str) {
+        inbox::give_up_in_time(&self.context.pool, inbox_id, outcome, self.context.clock.now()).await;
+    }
+
+    /// A webhook of an unknown payment stays in the inbox for a while: its order may be on its way.
     async fn signal(&self, inbox_id: i64, locator: Locator) -> End {
         let found = load::locate(&self.context.pool, self.provider.name(), &locator).await;
         let (order_id, payment_id, known) = match found {
             Ok(Some(found)) => found,
             Ok(None) => {
                 tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown payment is parked");
+                self.give_up_in_time(inbox_id, "nobodys").await;
                 return End::NotAsked;
             }
             Err(error) => {

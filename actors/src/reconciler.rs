@@ -127,6 +127,7 @@ impl Actor for Reconciler {
         *looks += 1;
         if *looks >= ROUNDS {
             *looks = 0;
+            self.context.sales.forget_over(self.context.clock.now());
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
             self.imports.0.sweep(ORDER_IDLE);
@@ -157,8 +158,11 @@ impl Reconciler {
         for webhook in load::due_inbox(pool, now, MOST).await? {
             self.signal(webhook).await;
         }
-        for (provider, since) in inbox::due_lists(pool, now).await? {
-            self.payments.read_events(&provider, since).await;
+        for (provider, stretch) in inbox::due_lists(pool, now).await? {
+            self.payments.read_events(&provider, stretch).await;
+        }
+        for sku_id in self.context.sales.awake(now) {
+            self.skus.warm(sku_id).await;
         }
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
@@ -168,7 +172,9 @@ impl Reconciler {
     }
 
     async fn forget(&self) -> Result<(), sqlx::Error> {
-        let (pool, before) = (&self.context.pool, self.context.clock.now() - KEPT);
+        let (pool, now) = (&self.context.pool, self.context.clock.now());
+        let before = now - KEPT;
+        inbox::forget(pool, now, FORGOTTEN).await?;
         load::prune_keys(pool, before, FORGOTTEN).await?;
         load::imports::sweep(pool, before, FORGOTTEN).await
     }

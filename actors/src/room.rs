@@ -376,8 +376,9 @@ impl Keeper {
                 all_known = false; // its actor is being woken
                 continue;
             };
-            available += counters.available().min(item.quantity);
-            may_return += counters.unpaid;
+            let sold = self.skus.sold_in(item.sku_id, sale.id).unwrap_or_default();
+            available += counters.available().min(item.quantity - sold).max(0);
+            may_return += counters.unpaid.min(sold);
         }
         let running = sale.phase(now) == SalePhase::Running;
         Outlook { available, may_return, sold_out: running && all_known && available + may_return == 0, over: false }

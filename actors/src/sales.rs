@@ -12,10 +12,13 @@ use std::{
     },
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Mutex;
 
 use crate::domain::{Sale, SaleId, SkuId};
+
+/// How long before a sale begins its SKUs' actors are woken.
+const WARM_UP: TimeDelta = TimeDelta::minutes(1);
 
 /// What the engine knows of its sales.
 #[derive(Default)]
@@ -78,10 +81,25 @@ impl Sales {
         self.all().by_id.get(&id).cloned()
     }
 
+    /// Whether a SKU's actor stays awake: a sale that it is in is running, or about to begin.
+    pub(crate) fn keep_awake(&self, sku_id: SkuId, at: DateTime<Utc>) -> bool {
+        self.of(sku_id).is_some_and(|sales| sales.iter().any(|sale| is_warm(sale, at)))
+    }
+
+    /// The SKUs whose actors are to be awake.
+    pub(crate) fn awake(&self, at: DateTime<Utc>) -> Vec<SkuId> {
+        let warm = self.list().into_iter().filter(|sale| is_warm(sale, at));
+        warm.flat_map(|sale| sale.items.iter().map(|item| item.sku_id).collect::<Vec<_>>()).collect()
+    }
+
     /// Every sale that is coming or running.
     pub(crate) fn list(&self) -> Vec<Arc<Sale>> {
         self.all().by_id.values().cloned().collect()
     }
+}
+
+fn is_warm(sale: &Sale, at: DateTime<Utc>) -> bool {
+    sale.is_open(at) && at >= sale.starts_at - WARM_UP
 }
 
 fn by_sku(by_id: &HashMap<SaleId, Arc<Sale>>) -> HashMap<SkuId, Arc<[Arc<Sale>]>> {

@@ -152,7 +152,9 @@ pub(crate) struct LineAnswer {
         (status = 400, body = Problem, description = "`idempotency_key_missing`, `malformed_json`"),
         (status = 403, body = Problem, description = "`ticket_required`: the sale has a waiting room; `ticket_invalid`: not \
             one of this sale and this session"),
-        (status = 409, body = Problem, description = "`not_admitted`, `ticket_used`, `ticket_expired`; `out_of_stock` with each short line; `quote_changed` with the new quote; \
+        (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote; \
+            `sale_not_started` with `starts_at`; `limit_reached` with `limit` and `used`; `not_admitted`, `ticket_used`, \
+            `ticket_expired`; \
             `shipping_option_expired` and `shipping_option_mismatch`: ask for shipping quotes again"),
         (status = 422, body = Problem, description = "`invalid`, `idempotency_key_reused`"),
         (status = 503, body = Problem, description = "`busy`, `unavailable`, `outcome_unknown`: ask again with the same key")

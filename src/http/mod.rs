@@ -13,6 +13,7 @@ mod products;
 mod refunds;
 mod returns;
 mod room;
+mod sales;
 mod serve;
 mod shipments;
 mod shipping;
@@ -61,6 +62,8 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::sku))
         .routes(routes!(stock::show))
         .routes(routes!(stock::stream))
+        .routes(routes!(sales::list))
+        .routes(routes!(sales::show))
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
@@ -83,6 +86,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(imports::upload, imports::list))
         .routes(routes!(imports::show))
         .routes(routes!(imports::errors))
+        .routes(routes!(sales::create, sales::list_all))
+        .routes(routes!(sales::show_to_staff, sales::update))
+        .routes(routes!(sales::cancel))
         .routes(routes!(admin::orders))
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))

@@ -15,14 +15,20 @@ use tokio::{
 
 /// Connections at once, beside those of listeners; the next ones wait to be taken up.
 const CONNECTIONS: usize = 10_000;
-/// How long a client may take to send a request's headers, or keep a connection that it does not use.
-const HEADERS: Duration = Duration::from_secs(60);
 
 /// Serves until it is told to stop, and then until what was asked is answered. So many `listeners` may stay on the line
-/// without being in the way of buyers.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, listeners: usize, mut stopped: watch::Receiver<bool>) {
-    let mut connections = auto::Builder::new(TokioExecutor::new());
-    connections.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+/// without being in the way of buyers. A client that takes longer than `idle` to send a request's headers, or to use its
+/// connection again, is hung up on.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    listeners: usize,
+    idle: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // HTTP/1 and nothing else: a builder that still guesses the version waits without a timer for the first bytes
+    let mut connections = auto::Builder::new(TokioExecutor::new()).http1_only();
+    connections.http1().timer(TokioTimer::new()).header_read_timeout(idle);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS + listeners));
     loop {

@@ -28,6 +28,8 @@ mod postgres_outage;
 mod ractor;
 mod refunds;
 mod returns;
+mod sales;
+mod sales_http;
 mod sandbox;
 mod sandbox_mail;
 mod sandbox_shippo;

@@ -13,7 +13,7 @@ use crate::{
     paypal_table::{end, heard},
     support::{
         eventually,
-        shop::{Placed, TestShop},
+        shop::{HASTY, Placed, TestShop},
     },
 };
 
@@ -62,7 +62,7 @@ async fn reserved_when_approved_and_taken_later() {
 /// Staff take what is reserved, twice over and whatever becomes of the answer: it is taken once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taken_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         Value::Null,
@@ -94,7 +94,7 @@ async fn taken_once_whatever_becomes_of_the_answer() {
 /// Whatever goes wrong with the call that reserves, it is made once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reserved_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         json!({ "kind": "drop_before" }),
@@ -123,7 +123,7 @@ async fn reserved_once_whatever_becomes_of_the_answer() {
 /// Called off: what was reserved is let go, once, whatever becomes of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn called_off_and_let_go() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let faults = [
         Value::Null,
         json!({ "kind": "drop_after" }),
@@ -290,7 +290,8 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
         let order_id = approved(&shop, 100 + number, Intent::Capture, "1.00").await;
         paypal.capture(TaskId(100 + number), &order_id).await.expect("captured");
     }
-    let listed = paypal.events(DateTime::<Utc>::UNIX_EPOCH).await.expect("a list");
+    let tomorrow = souk_actors::clock::Clock::default().now() + chrono::TimeDelta::days(1);
+    let listed = paypal.events(DateTime::<Utc>::UNIX_EPOCH, tomorrow).await.expect("a list");
     assert_eq!(shop.bank.summary().await["events"], listed.len());
     assert!(listed.len() > 60);
     let created = |event: &souk_actors::ports::ListedEvent| {
@@ -302,7 +303,7 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
     assert!(times.is_sorted(), "oldest first");
     let located = paypal.locate(&listed[0].body);
     assert_eq!(located.provider_order_id, Some(order_id));
-    let later = paypal.events(souk_actors::clock::Clock::default().now() + chrono::TimeDelta::days(1)).await;
+    let later = paypal.events(tomorrow, tomorrow + chrono::TimeDelta::days(1)).await;
     assert_eq!(later.expect("a list").len(), 0);
     shop.app.stop().await;
 }

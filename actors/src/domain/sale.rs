@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{Email, Invalid, MOST_UNITS, Money, Quantity, Refusal, SaleId, SkuId, clean, words};
@@ -124,7 +124,7 @@ impl Sale {
         if name.is_empty() {
             return Err(Invalid::new("name", "is missing"));
         }
-        if self.ends_at <= self.starts_at {
+        if self.ends_at.trunc_subsecs(6) <= self.starts_at.trunc_subsecs(6) {
             return Err(Invalid::new("ends_at", "is not after starts_at"));
         }
         if self.ends_at - self.starts_at > FURTHEST {
@@ -137,7 +137,9 @@ impl Sale {
             return Err(Invalid::new("hold_minutes", "is a whole number from 1 to 1440"));
         }
         check_items(&self.items)?;
-        Ok(Self { name, ..self })
+        // to the microsecond that Postgres keeps
+        let (starts_at, ends_at) = (self.starts_at.trunc_subsecs(6), self.ends_at.trunc_subsecs(6));
+        Ok(Self { name, starts_at, ends_at, ..self })
     }
 
     /// The same with changes, as far as they can be made at this moment: until it begins everything can change; while it
@@ -354,7 +356,7 @@ pub enum Offer<'a> {
     /// In this sale.
     InSale(&'a Arc<Sale>, &'a SaleItem),
     /// Not before this sale begins.
-    NotBefore(&'a Sale),
+    NotBefore(&'a Arc<Sale>),
 }
 
 impl<'a> Offer<'a> {

@@ -66,7 +66,15 @@ impl Book {
     /// # Errors
     /// [`Short`], and nothing changes.
     pub fn promise(&mut self, units: i64) -> Result<(), Short> {
-        let available = self.committed.available();
+        self.promise_beside(units, 0)
+    }
+
+    /// Promises `units` of what is not set aside.
+    ///
+    /// # Errors
+    /// [`Short`], and nothing changes.
+    pub fn promise_beside(&mut self, units: i64, aside: i64) -> Result<(), Short> {
+        let available = (self.committed.available() - aside).max(0);
         if available < units {
             return Err(Short::SoldOut { available });
         }

@@ -5,6 +5,7 @@ mod imports;
 mod notices;
 mod parcels;
 mod rooms;
+mod sales;
 mod staff;
 
 use std::{
@@ -58,6 +59,7 @@ pub use buyers::{CheckedOut, Retry, Webhook};
 pub use imports::{Import, Imported};
 pub use notices::{Resubscribe, Subscribe};
 pub use parcels::ParcelWebhook;
+pub use sales::{Made, Selling};
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -110,7 +112,8 @@ impl Engine {
     /// # Errors
     /// Where the database cannot be reached or is not migrated.
     pub async fn start(settings: Settings) -> Result<Self, sqlx::Error> {
-        let pool = open_pool(&settings).await?;
+        let pool = open_pool(&settings, settings.pool).await?;
+        let reading = open_pool(&settings, READING).await?;
         let clock = settings.clock;
         clock.calibrate(sqlx::query_scalar::<_, DateTime<Utc>>("select clock_timestamp()").fetch_one(&pool).await?);
 
@@ -119,8 +122,9 @@ impl Engine {
             tracing::error!(why, "the engine gives up");
             give_up.send_replace(Some(why));
         });
+        let sales = Arc::new(Sales::default());
         let skus = Skus(Directory::new(
-            Sku::new(pool.clone(), Arc::clone(&settings.faults)),
+            Sku::new(pool.clone(), clock.clone(), Arc::clone(&sales), Arc::clone(&settings.faults)),
             clock.clone(),
             Arc::clone(&escalate),
         ));
@@ -131,13 +135,13 @@ impl Engine {
         let (publish, told) = (skus.clone(), listeners.clone());
         let faults = Arc::clone(&settings.faults);
         let limit = settings.admission + INTERNAL;
-        let journal = Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters| {
-            publish.publish(sku_id, counters);
-            told.tell(sku_id, counters);
-        })
-        .await?;
+        let journal =
+            Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters, shares| {
+                publish.publish(sku_id, counters, shares);
+                told.tell(sku_id, counters);
+            })
+            .await?;
         news.learn(load::notices::subscriptions(&pool).await?);
-        let sales = Arc::new(Sales::default());
         sales.learn(load::sales::open(&pool, clock.now()).await?);
         let context = Arc::new(Context {
             clock: clock.clone(),
@@ -146,6 +150,7 @@ impl Engine {
             journal,
             ids: Ids::new(pool.clone(), clock.clone()),
             pool,
+            reading,
             faults: settings.faults,
             providers: settings
                 .providers
@@ -255,7 +260,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn audit(&self) -> Result<Vec<Finding>, Refusal> {
-        audit::run(&self.context.pool, self.context.clock.now()).await.map_err(|error| error::refusal(&error))
+        audit::run(&self.context.reading, self.context.clock.now()).await.map_err(|error| error::refusal(&error))
     }
 
     /// The engine's clock.
@@ -295,7 +300,8 @@ impl Engine {
         self.heartbeats.iter().for_each(tokio::task::JoinHandle::abort);
         self.tree.fell().await;
         let patience = Duration::from_secs(5);
-        tokio::time::timeout(patience, self.context.pool.close()).await.ok();
+        let closed = futures::future::join(self.context.reading.close(), self.context.pool.close());
+        tokio::time::timeout(patience, closed).await.ok();
     }
 
     /// A place among the checkouts under way, before anything is decided.
@@ -309,11 +315,17 @@ async fn know_retries(context: Arc<Context>) {
     context.retries.learn(&context.pool, &context.clock).await;
 }
 
-async fn open_pool(settings: &Settings) -> Result<PgPool, sqlx::Error> {
+/// Whoever asked has left long before: Postgres is not to go on for nobody, nor a connection be kept by it.
+const STATEMENT_TIMEOUT: &str = "60s";
+/// Connections for what people read.
+const READING: u32 = 4;
+
+async fn open_pool(settings: &Settings, connections: u32) -> Result<PgPool, sqlx::Error> {
+    let connect = settings.connect.clone().application_name("souk engine");
     PgPoolOptions::new()
-        .max_connections(settings.pool)
+        .max_connections(connections)
         .acquire_timeout(Duration::from_secs(2))
-        .connect_with(settings.connect.clone().application_name("souk engine"))
+        .connect_with(connect.options([("statement_timeout", STATEMENT_TIMEOUT)]))
         .await
 }
 

@@ -64,8 +64,9 @@ pub trait PaymentProvider: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// The provider's own list of its events since `since`, oldest first: the second path for webhooks that never came.
-    async fn events(&self, _since: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
+    /// The provider's own list of its events from `since` to `until`, oldest first: the second path for webhooks that never
+    /// came.
+    async fn events(&self, _since: DateTime<Utc>, _until: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
         Ok(Vec::new())
     }
 

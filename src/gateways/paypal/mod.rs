@@ -392,9 +392,9 @@ impl PaymentProvider for PayPal {
         Ok(facts)
     }
 
-    async fn events(&self, since: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
-        let start_time = since.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let search = [("start_time", start_time.as_str()), ("page_size", &PAGE.to_string())];
+    async fn events(&self, since: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
+        let [start_time, end_time] = [since, until].map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true));
+        let search = [("start_time", &*start_time), ("end_time", &*end_time), ("page_size", &PAGE.to_string())];
         let mut listed = Vec::new();
         let collect = |page: listing::Page| {
             let next = page.next_query();

@@ -12,6 +12,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
+use chrono::TimeDelta;
 use souk_actors::{
     domain::{Address, Intent, PaymentId},
     ports::FactStatus,
@@ -121,8 +122,8 @@ fn settings(base_url: String) -> Settings {
         client_id: "client".to_owned(),
         client_secret: "very-secret".into(),
         brand_name: "Souk".to_owned(),
-        timeout: Duration::from_millis(500),
-        connect_timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(3),
         webhook: webhook::Settings::sandbox("9JX12345"),
         verification: Verification::Itself,
     }
@@ -326,7 +327,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
     ])
     .await;
     let since = DateTime::parse_from_rfc3339("2026-11-22T10:00:00.5Z").expect("a time").to_utc();
-    let listed = paypal.events(since).await.expect("a list");
+    let listed = paypal.events(since, since + TimeDelta::hours(2)).await.expect("a list");
     let ids: Vec<_> = listed.iter().map(|event| event.event_id.as_str()).collect();
     assert_eq!(ids, ["WH-1", "WH-2", "WH-3"]);
     assert_eq!(listed[0].body, br#"{"id":"WH-1"}"#);
@@ -334,7 +335,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
     assert_eq!(
         lines,
         [
-            "GET /v1/notifications/webhooks-events?start_time=2026-11-22T10%3A00%3A00Z&page_size=50",
+            "GET /v1/notifications/webhooks-events?start_time=2026-11-22T10%3A00%3A00Z&end_time=2026-11-22T12%3A00%3A00Z&page_size=50",
             "GET /v1/notifications/webhooks-events?page=2",
         ]
     );
@@ -344,7 +345,7 @@ async fn events_are_listed_from_all_pages_oldest_first() {
 async fn a_list_without_end_is_not_read_to_it() {
     const ENDLESS: &str = r#"{"events":[{"id":"WH-1"}],"links":[{"rel":"next","href":"https://x.y/?page=2"}]}"#;
     let (paypal, stub) = paypal((0..=MOST_PAGES).map(|_| Reply::Say(200, ENDLESS))).await;
-    let listed = paypal.events(DateTime::UNIX_EPOCH).await.expect("a list");
+    let listed = paypal.events(DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH).await.expect("a list");
     assert_eq!((listed.len(), stub.calls().len()), (1, MOST_PAGES));
 }
 
@@ -492,7 +493,7 @@ async fn without_a_token_nothing_is_called() {
 
 #[tokio::test]
 async fn a_call_has_one_timeout_whatever_it_spends_it_on() {
-    let wait = Duration::from_millis(350);
+    let wait = Duration::from_secs(2);
     let (paypal, stub) = paypal([Reply::Late(wait, CAPTURED)]).await;
     let grant = r#"{"access_token":"A21","expires_in":32400}"#;
     stub.token_replies.lock().expect("whole").push_back(Reply::Late(wait, grant));

@@ -546,10 +546,15 @@ impl PaymentProvider for FakeProvider {
         self.reply(heard, false, found).await
     }
 
-    async fn events(&self, since: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
+    async fn events(&self, since: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
         let heard = self.mood(Op::Events).await?;
-        let listed =
-            self.books().listed.iter().filter(|(at, _)| *at >= since).map(|(_, event)| event.clone()).collect();
+        let listed = self
+            .books()
+            .listed
+            .iter()
+            .filter(|(at, _)| *at >= since && *at <= until)
+            .map(|(_, event)| event.clone())
+            .collect();
         self.reply(heard, false, listed).await
     }
 

@@ -347,12 +347,18 @@ impl Draft<'_> {
         self.parcel_event(shipment_id, "void_rejected", json!({ "why": why }));
     }
 
-    /// Labels beside the shipment's own were looked for, and these were given back.
-    pub fn swept(&mut self, task: &Task, strays: &[String]) {
+    /// Labels beside the shipment's own were looked for, and these were there to be given back.
+    pub fn swept(&mut self, task: &Task, strays: &[(String, Void)]) {
         let Some(shipment_id) = task.about.shipment_id() else { return };
         self.task_done(task.id);
-        if !strays.is_empty() {
-            self.parcel_event(shipment_id, "stray_labels_voided", json!({ "labels": strays }));
+        let (kept, voided): (Vec<_>, Vec<_>) = strays.iter().partition(|(_, void)| *void == Void::Rejected);
+        let ids = |labels: Vec<&(String, Void)>| labels.into_iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        if !voided.is_empty() {
+            self.parcel_event(shipment_id, "stray_labels_voided", json!({ "labels": ids(voided) }));
+        }
+        if !kept.is_empty() {
+            let why = "a label was bought twice, and the carrier keeps the money";
+            self.parcel_event(shipment_id, "needs_review", json!({ "why": why, "labels": ids(kept) }));
         }
         let Ok(shipment) = self.shipment(shipment_id) else { return };
         let begun = shipment.bought_at.unwrap_or(shipment.created_at);

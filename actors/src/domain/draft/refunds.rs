@@ -3,6 +3,8 @@
 //! What goes back of a capture is never more than came with it: every refund is cut to what is left of its capture, on the
 //! order's own copy, and the order decides one thing at a time.
 
+use std::collections::HashSet;
+
 use chrono::TimeDelta;
 use serde_json::json;
 
@@ -14,6 +16,8 @@ use crate::domain::{
 
 /// The reason of a refund that was made at the provider and is mirrored here.
 const MADE_AT_PROVIDER: &str = "made_at_provider";
+/// The most entries that a list of lines has, as many as an order may have lines.
+const MOST_LINES: usize = 1_000;
 
 /// What is to go back, before it is known of which captures.
 pub(super) struct GiveBack<'a> {
@@ -71,9 +75,13 @@ impl Draft<'_> {
 
     /// Units by line, each line once; all of them lines of this order.
     pub(super) fn merged(&self, lines: &[Units]) -> Result<Vec<Units>, Invalid> {
+        if lines.len() > MOST_LINES {
+            return Err(Invalid::new("lines", format!("has more than {MOST_LINES} entries")));
+        }
+        let bought: HashSet<i32> = self.order.lines().map(|line| line.line).collect();
         let mut merged: Vec<Units> = Vec::new();
         for units in lines {
-            if self.bought(units.line) == 0 {
+            if !bought.contains(&units.line) {
                 return Err(Invalid::new("lines", "names a line that the order has not"));
             }
             if units.quantity < 1 {

@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use super::{odd, word};
-use crate::domain::{Customer, Money, Sale, SaleId, SaleItem, SkuId};
+use super::odd;
+use crate::{
+    domain::{Customer, Money, Sale, SaleId, SaleItem, SkuId},
+    shelf::Counted,
+};
 
 /// Which sales: all that every given one of these is true of.
 #[derive(Debug, Default)]
@@ -94,4 +97,37 @@ async fn items(pool: &PgPool, sale_ids: &[i64]) -> Result<HashMap<SaleId, Vec<(S
 pub(crate) async fn open(pool: &PgPool, now: DateTime<Utc>) -> Result<Vec<Sale>, sqlx::Error> {
     let found = sales(pool, &Which { open_at: Some(now), ..Which::default() }, i64::MAX).await?;
     Ok(found.into_iter().map(|(sale, _)| sale).collect())
+}
+
+/// What some sales have given of a SKU, and the version of its counters that this is true of: one statement, one snapshot.
+pub(crate) async fn counted(
+    pool: &PgPool,
+    sku_id: SkuId,
+    sale_ids: &[i64],
+) -> Result<(i64, Vec<Counted>), sqlx::Error> {
+    let rows = sqlx::query(
+        "select s.version, q.sale_id, q.sold, u.customers, u.used
+         from stock s
+         left join sale_sku q on q.sku_id = s.sku_id and q.sale_id = any($2)
+         left join lateral (
+             select array_agg(customer) as customers, array_agg(used) as used from limit_use
+             where sale_id = q.sale_id and sku_id = q.sku_id and used > 0
+         ) u on true
+         where s.sku_id = $1",
+    )
+    .bind(sku_id)
+    .bind(sale_ids)
+    .fetch_all(pool)
+    .await?;
+    let as_of = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get("version")?;
+    let mut counted = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let Some(sale_id) = row.try_get::<Option<SaleId>, _>("sale_id")? else { continue };
+        let customers: Vec<Vec<u8>> = row.try_get::<Option<_>, _>("customers")?.unwrap_or_default();
+        let used: Vec<i64> = row.try_get::<Option<_>, _>("used")?.unwrap_or_default();
+        let customer = |bytes: &Vec<u8>| Customer::from_bytes(bytes).ok_or_else(|| odd("a customer of another length"));
+        let customers = customers.iter().map(customer).collect::<Result<Vec<Customer>, _>>()?;
+        counted.push(Counted { sale_id, sold: row.try_get("sold")?, used: customers.into_iter().zip(used).collect() });
+    }
+    Ok((as_of, counted))
 }
