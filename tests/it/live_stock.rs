@@ -1,16 +1,21 @@
 //! What is left, told as it changes: to whoever asks and to whoever listens; and "sold out", which asks nobody.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::Value;
+use souk_actors::{
+    CheckedOut, CommandKey,
+    domain::{NewSale, Refusal, SaleItem},
+};
 use sqlx::Connection;
 
 use crate::support::{
     Proxy, Setup, TestDb, TestEngine, basket as wish, eventually,
     shop::{Api, HOLD, TestShop, basket, fresh},
+    usd,
 };
-use souk_actors::{CheckedOut, domain::Refusal};
 
 /// A stream of server-sent events.
 pub(crate) struct Ear {
@@ -54,6 +59,13 @@ impl Ear {
         }
         unreachable!("it counts for ever")
     }
+}
+
+/// How many messages actors of a kind have had.
+fn woken(shop: &TestEngine, kind: &str) -> u64 {
+    let prefix = format!("{kind}/");
+    let nodes = shop.engine.tree(usize::MAX).children.into_iter().flat_map(|directory| directory.children);
+    nodes.filter(|node| node.name.starts_with(&prefix)).map(|node| node.handled).sum()
 }
 
 async fn left(shop: &Api, sku_id: &str) -> (i64, bool, i64) {
@@ -169,25 +181,67 @@ async fn sold_out_is_said_without_a_word_to_postgres() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sold_out_wakes_nobody() {
-    let db = std::sync::Arc::new(TestDb::new().await);
+    let db = Arc::new(TestDb::new().await);
     let proxy = Proxy::before(&db.connect);
     let connect = proxy.through(&db.connect);
     let shop = TestEngine::on(db, connect, Setup::default()).await;
     let sku_id = shop.sku(1).await;
     let mine = wish(&[(sku_id, 1)]);
     assert!(matches!(shop.engine.checkout(mine.clone()).await, Ok(CheckedOut::New(_))));
-    let handled = |name: &str| shop.actor(name).map_or(0, |node| node.handled);
-    let names = [format!("sku/{sku_id}"), "coordinator/1".into(), "coordinator/2".into(), "coordinator/3".into()];
-    let before = names.each_ref().map(|name| handled(name));
+    let handled = || ["sku", "coordinator"].map(|kind| woken(&shop, kind));
+    eventually("who ordered in earlier lives is known", async || {
+        let before = handled();
+        shop.buy(sku_id, 1).await.is_err() && handled() == before
+    })
+    .await;
+    let before = handled();
     proxy.hold_up(true);
     for _ in 0..1_000 {
         let refused = shop.buy(sku_id, 1).await;
         assert!(matches!(&refused, Err(Refusal::OutOfStock(short)) if short[0].available == 0), "{refused:?}");
     }
-    assert_eq!(names.each_ref().map(|name| handled(name)), before, "somebody was woken");
+    assert_eq!(handled(), before, "somebody was woken");
     proxy.hold_up(false);
     let again = shop.engine.checkout(mine).await;
     assert!(matches!(again, Ok(CheckedOut::Replayed(_))), "a retry hears of its order: {again:?}");
+    shop.end().await;
+}
+
+/// A sale that has sold all it has, while there is more in the house.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_that_is_sold_out_wakes_nobody() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let item = SaleItem { sku_id, quantity: 1, exclusive: false, prices: vec![usd(1_000)] };
+    let new = NewSale {
+        name: "Friday".into(),
+        starts_at: None,
+        ends_at: shop.clock.now() + TimeDelta::hours(1),
+        per_customer: None,
+        hold: None,
+        waiting_room: false,
+        items: vec![(item, Some(true))],
+    };
+    let key = CommandKey { principal: "staff".into(), key: fresh("sale"), fingerprint: [0; 32] };
+    let sale_id = shop.engine.make_sale(new, key).await.expect("it can be made").sale.sale.id;
+    let buy = async || {
+        let mut checkout = wish(&[(sku_id, 1)]);
+        checkout.lines[0].sale_id = Some(sale_id);
+        shop.engine.checkout(checkout).await
+    };
+    assert!(matches!(buy().await, Ok(CheckedOut::New(_))));
+    let handled = || ["sku", "coordinator"].map(|kind| woken(&shop, kind));
+    eventually("who ordered in earlier lives is known", async || {
+        let before = handled();
+        buy().await.is_err() && handled() == before
+    })
+    .await;
+    let before = handled();
+    for _ in 0..100 {
+        let refused = buy().await;
+        assert!(matches!(&refused, Err(Refusal::OutOfStock(short)) if short[0].available == 0), "{refused:?}");
+    }
+    assert_eq!(handled(), before, "somebody was woken");
     shop.end().await;
 }
 
@@ -198,7 +252,7 @@ async fn a_retry_in_the_next_life_hears_of_its_order_though_all_is_sold() {
     let mine = wish(&[(sku_id, 1)]);
     assert!(matches!(old.engine.checkout(mine.clone()).await, Ok(CheckedOut::New(_))));
     old.engine.stop().await;
-    let new = TestEngine::on(std::sync::Arc::clone(&old.db), old.db.connect.clone(), Setup::default()).await;
+    let new = TestEngine::on(Arc::clone(&old.db), old.db.connect.clone(), Setup::default()).await;
     for _ in 0..50 {
         let again = new.engine.checkout(mine.clone()).await;
         assert!(matches!(again, Ok(CheckedOut::Replayed(_))), "{again:?}");

@@ -9,6 +9,7 @@ use crate::{
     error,
     listeners::Listening,
     order::{CommandKey, Msg},
+    shelf::Buying,
     store::{
         inbox::{self, InboxRow},
         load,
@@ -111,12 +112,14 @@ impl Engine {
         }
     }
 
-    /// The lines that committed stock cannot serve, where it is known of every line in memory: nobody is woken for it.
+    /// The lines of which not enough is left, where that is known of every line in memory: nobody is woken for it.
     fn sold_out(&self, checkout: &Checkout) -> Option<Vec<ShortLine>> {
         let mut short = Vec::new();
         for line in &checkout.lines {
-            let available = self.actors.skus.committed(line.sku_id)?.available();
-            if available < line.quantity {
+            // outside sales it does not matter who asks
+            let in_sales = self.context.sales.of(line.sku_id).is_some();
+            let buying = in_sales.then(|| Buying { sale_id: line.sale_id, customer: checkout.customer() });
+            if let Err(available) = self.actors.skus.short_of(line.sku_id, line.quantity, buying)? {
                 short.push(ShortLine { sku_id: line.sku_id, requested: line.quantity, available });
             }
         }
