@@ -82,6 +82,13 @@ pub const CHECKS: &[Check] = &[
                   case when s.cancelled_at is null then tstzrange(s.starts_at, s.ends_at) else 'empty'::tstzrange end",
     },
     Check {
+        name: "ticket-was-called",
+        sentence: "a ticket that is used up was called, and its order is there",
+        sql: "select format('sale %s place %s: order %s, %s called', t.sale_id, t.place, t.order_id, w.called)
+              from ticket_use t left join waiting_room w using (sale_id) left join customer_order o on o.id = t.order_id
+              where o.id is null or w.called is null or t.place >= w.called",
+    },
+    Check {
         name: "total-is-lines",
         sentence: "an order costs what its lines and its sending cost",
         sql: "select format('order %s: total %s, lines %s, sending %s', o.id, o.total_minor, l.total, o.shipping_minor)
