@@ -1,7 +1,5 @@
 //! Sales: their price, their units and their limits hold inside their window, to the microsecond, whoever asks how often.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use souk_actors::{
@@ -386,33 +384,45 @@ async fn the_shortest_hold_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_database_refuses_harms_no_neighbour() {
-    let shop = Arc::new(TestEngine::start().await);
-    let (sku_id, sale_id) = shop.in_sale(100, 50).await;
-    let (other, _) = shop.in_sale(100, 50).await;
-    let in_sale = Some(sale_id);
-    // ann has one in memory and two in Postgres; the window there ended for nobody else
-    shop.buys("ann@a.b", sku_id, 1, in_sale).await;
+    let shop = TestEngine::start().await;
+    let (sku_id, sale_id) = shop.in_sale(200, 100).await;
+    let (other, usual) = (shop.in_sale(100, 50).await, shop.sku(100).await);
+    // in memory ann has one and both sales run; in Postgres she has two, and the other sale has ended
+    shop.buys("ann@a.b", sku_id, 1, Some(sale_id)).await;
+    shop.buys("ann@a.b", other.0, 1, Some(other.1)).await;
     shop.by_hand("update limit_use set used = 2").await;
-    let neighbours = (0..30).map(|buyer| wish(&format!("buyer{buyer}@a.b"), sku_id, 2, in_sale));
-    let usual = (0..10).map(|_| wish("ann@a.b", other, 1, None));
-    let ann = wish("ann@a.b", sku_id, 1, in_sale);
-    let (neighbours, usual, ann) = tokio::join!(
-        join_all(neighbours.map(|checkout| shop.try_to_buy(checkout))),
-        join_all(usual.map(|checkout| shop.try_to_buy(checkout))),
-        shop.try_to_buy(ann),
-    );
-    assert_eq!(neighbours.iter().filter(|answer| answer.is_ok()).count(), 24, "{neighbours:?}");
-    assert!(usual.iter().all(|answer| matches!(answer, Err(Refusal::OfferChanged { .. }))), "{usual:?}");
-    // counted afresh, and decided again
-    let limit = Refusal::LimitReached { sku_id, sale_id, limit: 2, used: 2 };
-    assert!(ann == Err(limit) || matches!(ann, Err(Refusal::OutOfStock(_) | Refusal::OfferChanged { .. })), "{ann:?}");
     shop.by_hand(
-        "update limit_use set used = 1 where used = 2 and customer = (select customer from reservation
-                  where sale_id is not null order by order_id limit 1)",
+        "update sale_sku set during = tstzrange(lower(during), lower(during) + interval '1 microsecond')
+                  where quantity = 50",
     )
     .await;
-    shop.clean().await;
-    shop.engine.stop().await;
+    let before = shop.engine.journal().conflicts;
+    let buyers = || (0..20).map(|buyer| format!("buyer{buyer}@a.b"));
+    let neighbours = buyers().map(|email| wish(&email, sku_id, 2, Some(sale_id)));
+    let strangers = buyers().map(|email| wish(&email, usual, 1, None));
+    let too_late = buyers().map(|email| wish(&email, other.0, 1, Some(other.1)));
+    let (neighbours, strangers, too_late, ann) = tokio::join!(
+        join_all(neighbours.map(|checkout| shop.try_to_buy(checkout))),
+        join_all(strangers.map(|checkout| shop.try_to_buy(checkout))),
+        join_all(too_late.map(|checkout| shop.try_to_buy(checkout))),
+        shop.try_to_buy(wish("ann@a.b", sku_id, 1, Some(sale_id))),
+    );
+    assert!(neighbours.iter().chain(&strangers).all(Result::is_ok), "{neighbours:?} {strangers:?}");
+    // counted afresh and decided again; what is still refused is for another time
+    assert_eq!(ann, Err(Refusal::LimitReached { sku_id, sale_id, limit: 2, used: 2 }));
+    assert!(too_late.iter().all(|answer| *answer == Err(Refusal::Busy)), "{too_late:?}");
+    assert!(shop.engine.journal().conflicts > before && shop.engine.journal().failures == 0);
+    assert_eq!((shop.sold_in(sale_id).await, shop.sold_in(other.1).await), (41, 1));
+    shop.by_hand(
+        "update limit_use u set used = (select sum(quantity) from reservation r
+                  where r.sale_id = u.sale_id and r.sku_id = u.sku_id and r.customer = u.customer)",
+    )
+    .await;
+    shop.by_hand(
+        "update sale_sku q set during = (select tstzrange(starts_at, ends_at) from sale s where s.id = q.sale_id)",
+    )
+    .await;
+    shop.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
