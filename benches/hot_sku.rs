@@ -17,7 +17,7 @@ use souk::{database, postgres};
 use souk_actors::{
     Checkout, Engine, PricedLine, Settings,
     clock::Clock,
-    domain::{Address, Intent, Money, Policy, SkuId, change::Opening},
+    domain::{Address, Intent, Money, Policy, RoomRules, SkuId, change::Opening},
     faults::Faults,
 };
 use sqlx::{
@@ -91,6 +91,7 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         pool: 8,
         admission: 16_384,
         policy,
+        rooms: RoomRules { admission: TimeDelta::minutes(5), most: 1_000 },
         providers: Vec::new(),
         notifiers: Vec::new(),
         carriers: Vec::new(),
@@ -191,6 +192,7 @@ async fn checkout(engine: Arc<Engine>, number: u64) {
             email: "ann@example.com".parse().expect("an address"),
             ship_to: address(),
             payment: None,
+            ticket: None,
         })
         .await;
     placed.expect("there is enough");

@@ -33,10 +33,11 @@ use crate::{
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
         Address, ChosenShipping, Customer, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState,
-        PaymentId, Quantity, Refusal, SaleId, ShortLine, SkuId, Who,
+        PaymentId, Quantity, Refusal, SaleId, ShortLine, SkuId, Ticket, TicketFault, Who,
     },
     journal::Verdict,
     order::{self, Orders},
+    room::{Pass, Rooms},
     shelf::{Buying, Hold, keeps},
     sku::{HoldError, Skus},
     store::entry::{Entry, Key, Line, Placement},
@@ -76,11 +77,13 @@ pub struct Checkout {
     pub ship_to: Address,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// What a sale with a waiting room asks for.
+    pub ticket: Option<Ticket>,
 }
 
 impl Checkout {
     /// Whose limits it counts against: every buyer is a guest so far, known by the mailbox.
-    fn customer(&self) -> Customer {
+    pub(crate) fn customer(&self) -> Customer {
         Customer::guest(&self.email)
     }
 
@@ -174,6 +177,7 @@ pub(crate) struct Coordinator {
     pub context: Arc<Context>,
     pub skus: Skus,
     pub orders: Orders,
+    pub rooms: Rooms,
 }
 
 /// The sagas that one coordinator carries, for the tree.
@@ -202,6 +206,7 @@ impl Kind for Coordinator {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             carried: Arc::clone(&cell.shared),
         };
         let spawned = Actor::spawn_linked(None, carrier, (), supervisor).await;
@@ -223,6 +228,7 @@ struct Carrier {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     carried: Arc<Carried>,
 }
 
@@ -248,6 +254,7 @@ impl Actor for Carrier {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             line: CarriedLine::new(&self.carried, self.context.clock.now()),
         };
         sagas.spawn(saga.run(begin));
@@ -290,6 +297,7 @@ struct Saga {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     line: CarriedLine,
 }
 
@@ -301,11 +309,11 @@ impl Saga {
         faults.hit("checkout.begun", "");
         for last in [false, true] {
             let held = tokio::select! {
-                held = self.hold(&checkout) => held,
+                held = self.pass_and_hold(&checkout) => held,
                 () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
             };
-            let holds = match held {
-                Ok(holds) => holds,
+            let (pass, holds) = match held {
+                Ok(held) => held,
                 Err(refusal) => return drop(reply.send(Err(refusal))),
             };
             faults.hit("checkout.held", "");
@@ -314,8 +322,12 @@ impl Saga {
                 Ok(ids) => ids,
                 Err(refusal) => return drop(reply.send(Err(refusal))),
             };
-            let (placed, entry) = self.write(&checkout, holds, ids);
-            let Some(settled) = self.append(entry, &placed, reply).await else { return };
+            let (placed, mut entry) = self.write(&checkout, holds, ids);
+            if let Some(pass) = &pass {
+                entry.changes.get_or_insert_default().ticket = Some(pass.used_for(placed.order_id));
+            }
+            self.context.retries.note_key(&checkout.principal, &checkout.key);
+            let Some(settled) = self.append(entry, pass, &placed, reply).await else { return };
             match settled {
                 Settled::Told(Verdict::Committed) => return self.go_on(&placed).await,
                 Settled::Told(_) => return,
@@ -329,11 +341,14 @@ impl Saga {
     }
 
     /// Appends the entry and waits for what becomes of it. None: nobody will know any more.
-    async fn append(&self, entry: Entry, placed: &Placed, reply: Reply) -> Option<Settled> {
+    async fn append(&self, entry: Entry, pass: Option<Pass>, placed: &Placed, reply: Reply) -> Option<Settled> {
         let (tell, hear) = oneshot::channel();
         let placed = placed.clone();
         // the reply travels in the entry: should this saga die, the buyer still hears
         let done = move |verdict| {
+            if let (Some(pass), Verdict::Committed) = (pass, verdict) {
+                pass.bought();
+            }
             let settled = if verdict == Verdict::Stale {
                 Settled::Stale(reply)
             } else {
@@ -360,6 +375,34 @@ impl Saga {
     async fn recount(&self, checkout: &Checkout) {
         for line in checkout.lines.iter().filter(|line| line.sale_id.is_some()) {
             self.skus.recount(line.sku_id).await;
+        }
+    }
+
+    /// What is needed before anything is written; all of it is given back with an error.
+    async fn pass_and_hold(&self, checkout: &Checkout) -> Result<(Option<Pass>, Vec<Hold>), Refusal> {
+        let pass = self.pass(checkout).await?;
+        Ok((pass, self.hold(checkout).await?))
+    }
+
+    /// A sale with a waiting room sells to those whom it has called.
+    async fn pass(&self, checkout: &Checkout) -> Result<Option<Pass>, Refusal> {
+        let Some(sale_id) = self.room(checkout)? else { return Ok(None) };
+        let ticket = checkout.ticket.ok_or(TicketFault::Required)?;
+        if ticket.sale_id != sale_id {
+            return Err(TicketFault::Invalid.into());
+        }
+        self.rooms.pass(sale_id, ticket.number).await.map(Some)
+    }
+
+    /// The sale whose waiting room stands before these lines, if one does.
+    fn room(&self, checkout: &Checkout) -> Result<Option<SaleId>, Invalid> {
+        let bought_in = checkout.lines.iter().filter_map(|line| self.context.sales.get(line.sale_id?));
+        let mut rooms: Vec<SaleId> = bought_in.filter(|sale| sale.waiting_room).map(|sale| sale.id).collect();
+        rooms.dedup();
+        match rooms[..] {
+            [] => Ok(None),
+            [sale_id] => Ok(Some(sale_id)),
+            _ => Err(Invalid::new("lines", "are of several sales with waiting rooms: order them apart")),
         }
     }
 

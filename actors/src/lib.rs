@@ -10,7 +10,9 @@ pub(crate) mod error;
 pub mod faults;
 pub mod ports;
 
-// The sales that are coming or running; a SKU's book and the promises from it, shared by its actor and whoever holds one.
+// The sales that are coming or running; a SKU's book and the promises from it, shared by its actor and whoever holds one;
+// and who listens to its stock.
+mod listeners;
 mod sales;
 mod shelf;
 
@@ -20,6 +22,7 @@ mod calls;
 // The engine's SQL, who is to hear of what, and the journal that alone writes.
 pub mod journal;
 mod news;
+mod retries;
 pub mod store;
 
 // Where actors are found, and what happens when they crash.
@@ -33,6 +36,7 @@ mod order;
 mod outbox;
 mod payment;
 mod reconciler;
+mod room;
 mod shipping;
 mod sku;
 
@@ -43,7 +47,9 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{
-    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Selling, Settings, Subscribe,
-    Webhook,
+    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Retry, Selling, Settings,
+    Subscribe, Webhook,
 };
+pub use listeners::Listening;
 pub use order::CommandKey;
+pub use room::{InLine, Outlook, RoomView, Session};

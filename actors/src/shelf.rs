@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_dropped_hold_gives_its_units_back_and_wakes_who_waits() {
         let shelf = Shelf::new(SkuId(1));
-        shelf.learn(Counters { on_hand: 1, reserved: 0, version: 1 });
+        shelf.learn(Counters { on_hand: 1, reserved: 0, unpaid: 0, version: 1 });
         let wish = Wish { units: 1, buying: None, sales: &[], at: DateTime::UNIX_EPOCH };
         let hold = shelf.promise(&wish).expect("one is there");
         assert!(matches!(shelf.promise(&wish), Err(NoHold::Unsettled)), "promised");

@@ -12,10 +12,13 @@ mod pages;
 mod products;
 mod refunds;
 mod returns;
+mod room;
 mod sales;
 mod serve;
 mod shipments;
 mod shipping;
+mod sse;
+mod stock;
 mod subscriptions;
 mod webhooks;
 
@@ -57,11 +60,15 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::list))
         .routes(routes!(products::by_slug))
         .routes(routes!(products::sku))
+        .routes(routes!(stock::show))
+        .routes(routes!(stock::stream))
         .routes(routes!(sales::list))
         .routes(routes!(sales::show))
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
+        .routes(routes!(room::join, room::show))
+        .routes(routes!(room::stream))
         .routes(routes!(orders::show))
         .routes(routes!(orders::events))
         .routes(routes!(orders::pay))

@@ -1,8 +1,8 @@
 //! A checkout as the shop sees it: read, quoted, handed to the engine, and answered the same however often it is asked.
 
 use souk_actors::{
-    CheckedOut, Checkout,
-    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, Refusal, SkuId},
+    CheckedOut, Checkout, Retry,
+    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, Refusal, SkuId, Ticket},
 };
 
 use super::{Shop, quote::Quote, shipping};
@@ -31,6 +31,8 @@ pub struct Wish {
     pub expected_total: Option<Money>,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// The ticket for a sale with a waiting room.
+    pub ticket: Option<Ticket>,
 }
 
 /// What became of a wish.
@@ -52,8 +54,9 @@ pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
         let quoted = match quote(shop, &wish).await {
             Ok(quote) => quote,
             Err(problem) => {
-                let before = shop.engine.placed_before(&wish.principal, &wish.key, &wish.fingerprint).await?;
-                return before.map(Outcome::Replayed).ok_or(problem);
+                let Wish { principal, key, fingerprint, email, .. } = wish;
+                let retry = Retry { principal, key, fingerprint, email: email.as_str().to_owned() };
+                return shop.engine.placed_before(&retry).await?.map(Outcome::Replayed).ok_or(problem);
             }
         };
         quotes += 1;
@@ -83,6 +86,7 @@ impl Wish {
             email: self.email.clone(),
             ship_to: self.ship_to.clone(),
             payment: self.payment.clone(),
+            ticket: self.ticket,
         }
     }
 }

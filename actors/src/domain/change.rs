@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState, OrderId,
-    OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Sale, SaleShare,
-    Shipment, ShipmentId, SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units, words,
+    About, Call, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState,
+    OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Sale, SaleId,
+    SaleShare, Shipment, ShipmentId, SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units,
+    words,
 };
 
 words! {
@@ -71,6 +72,10 @@ pub struct Changes {
     pub unsubscribed: Vec<SubscriptionId>,
     /// A sale, inserted or brought up to date.
     pub sale: Option<SaleRow>,
+    /// Waiting rooms, inserted or brought up to date.
+    pub rooms: Vec<RoomMove>,
+    /// The ticket that the entry's order uses up.
+    pub ticket: Option<TicketUse>,
     /// Corrections of stock.
     pub adjustments: Vec<Adjustment>,
     /// SKUs whose stock begins.
@@ -305,6 +310,32 @@ pub struct SaleRow {
     pub sale: Sale,
     /// What it is known by where it had moved on, or has sold more than it is to have: an id that nothing else has.
     pub condition_id: i64,
+}
+
+/// A waiting room's row after the entry, and whom it calls.
+#[derive(Debug, Clone)]
+pub struct RoomMove {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Numbers below this are leased.
+    pub given: i64,
+    /// What the places were drawn by, and for how many.
+    pub drawn: Option<(i64, i64)>,
+    /// Places below this are called.
+    pub called: i64,
+    /// Those that are called by this entry.
+    pub call: Option<Call>,
+}
+
+/// A place in a waiting room whose turn has ended with an order.
+#[derive(Debug, Clone)]
+pub struct TicketUse {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Which place.
+    pub place: i64,
+    /// Which order.
+    pub order_id: OrderId,
 }
 
 /// A correction of stock on hand.

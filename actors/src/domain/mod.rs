@@ -13,6 +13,7 @@ mod parcel;
 mod payment;
 mod refusal;
 mod returns;
+mod room;
 mod sale;
 mod shipment;
 mod stock;
@@ -45,6 +46,7 @@ pub use payment::{
 };
 pub use refusal::{RefundLimit, Refusal, ShortLine};
 pub use returns::{Return, ReturnLine, ReturnState};
+pub use room::{Call, Draw, LineState, Room, RoomRules, Sessions, Ticket, TicketFault};
 pub use sale::{Customer, NewSale, NoShare, Offer, Sale, SaleChange, SaleItem, SalePhase, SaleShare, Tally};
 pub use shipment::{Shipment, ShipmentEvent, ShipmentLine, ShipmentState};
 pub use stock::{Book, Counters, Short};

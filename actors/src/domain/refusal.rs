@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Invalid, OrderStatus, SaleId, SalePhase, SkuId, words};
+use super::{Invalid, OrderStatus, SaleId, SalePhase, SkuId, TicketFault, words};
 
 words! {
     /// What bounds a refund.
@@ -117,6 +117,9 @@ pub enum Refusal {
         /// How many, paid or not.
         sold: i64,
     },
+    /// The sale has a waiting room, and the ticket does not let its holder buy.
+    #[error("the ticket does not let its holder buy: {0}")]
+    Ticket(TicketFault),
     /// Where the sale stands does not allow it.
     #[error("the sale is {phase}: {why}")]
     SaleState {
@@ -163,7 +166,14 @@ impl Refusal {
             | Self::SaleOverlaps { .. }
             | Self::BelowSold { .. }
             | Self::SaleState { .. }
+            | Self::Ticket(_)
             | Self::Fault => None,
         }
+    }
+}
+
+impl From<TicketFault> for Refusal {
+    fn from(fault: TicketFault) -> Self {
+        Self::Ticket(fault)
     }
 }

@@ -42,6 +42,15 @@ pub const CHECKS: &[Check] = &[
               where s.reserved <> coalesce(r.open, 0)",
     },
     Check {
+        name: "unpaid-is-held",
+        sentence: "what may come back of a SKU is what unpaid orders hold",
+        sql: "select format('sku %s: unpaid %s, held %s', s.sku_id, s.unpaid, coalesce(r.held, 0))
+              from stock s left join (
+                  select sku_id, sum(quantity) as held from reservation where state = 'held' group by sku_id
+              ) r using (sku_id)
+              where s.unpaid <> coalesce(r.held, 0)",
+    },
+    Check {
         name: "sale-sold-is-lines",
         sentence: "what a sale has sold of a SKU is what lines bought in it say, and no more than it has",
         sql: "select format('sale %s sku %s: sold %s of %s, lines %s', sale_id, sku_id, q.sold, q.quantity, l.units)
@@ -71,6 +80,13 @@ pub const CHECKS: &[Check] = &[
               from sale_sku q left join sale s on s.id = q.sale_id
               where q.during is distinct from
                   case when s.cancelled_at is null then tstzrange(s.starts_at, s.ends_at) else 'empty'::tstzrange end",
+    },
+    Check {
+        name: "ticket-was-called",
+        sentence: "a ticket that is used up was called, and its order is there",
+        sql: "select format('sale %s place %s: order %s, %s called', t.sale_id, t.place, t.order_id, w.called)
+              from ticket_use t left join waiting_room w using (sale_id) left join customer_order o on o.id = t.order_id
+              where o.id is null or w.called is null or t.place >= w.called",
     },
     Check {
         name: "total-is-lines",

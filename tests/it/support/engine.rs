@@ -13,8 +13,8 @@ use souk_actors::{
     CheckedOut, Checkout, CommandKey, Engine, Placed, PricedLine, Settings, Webhook,
     clock::Clock,
     domain::{
-        Address, Command, Commanded, Counters, Intent, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, Who,
-        change::Opening,
+        Address, Command, Commanded, Counters, Intent, Money, OrderId, OrderStatus, Policy, Refusal, RoomRules, SkuId,
+        Who, change::Opening,
     },
     faults::Faults,
     ports::{Locator, Notifier, PaymentProvider},
@@ -82,6 +82,7 @@ impl TestEngine {
                 attempts: 5,
                 intent: setup.intent,
             },
+            rooms: RoomRules { admission: TimeDelta::minutes(5), most: 1_000 },
             providers: vec![port],
             notifiers: setup.notifiers,
             carriers: vec![carrier.clone()],
@@ -285,5 +286,6 @@ pub(crate) fn basket(lines: &[(SkuId, i64)]) -> Checkout {
         email: "ann@shop.example".parse().expect("an address"),
         ship_to: address(),
         payment: None,
+        ticket: None,
     }
 }

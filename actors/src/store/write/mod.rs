@@ -14,6 +14,7 @@ mod notices;
 mod order;
 pub(crate) mod parcels;
 mod place;
+mod rooms;
 mod sales;
 mod stock;
 
@@ -29,23 +30,26 @@ use super::{
 };
 use crate::domain::{Counters, SkuId, change::Changes};
 
-/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there.
+/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there. The
+/// statement says where the moves are: its ledger rows, and what they mean for the units of unpaid orders.
 macro_rules! stock_by_ledger {
-    () => {
-        "sums as materialized (
-             select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved
-             from written group by sku_id
+    ($moves:literal) => {
+        concat!("sums as materialized (
+             select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved, sum(d_unpaid)::bigint as unpaid
+             from (", $moves, ") moves group by sku_id
          ), moved_stock as (
              update stock s
-             set on_hand = s.on_hand + d.on_hand, reserved = s.reserved + d.reserved, version = s.version + 1
+             set on_hand = s.on_hand + d.on_hand, reserved = s.reserved + d.reserved, unpaid = s.unpaid + d.unpaid,
+                 version = s.version + 1
              from sums d
              where s.sku_id = d.sku_id
-             returning s.sku_id, s.on_hand, s.reserved, s.version
+             returning s.sku_id, s.on_hand, s.reserved, s.unpaid, s.version
          ), answer as (
              select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-                 coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+                 coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+                 coalesce(array_agg(version), '{}') as versions
              from moved_stock
-         )"
+         )")
     };
 }
 use stock_by_ledger;
@@ -209,6 +213,8 @@ async fn in_transaction(
     parcels::returns(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
+    rooms::rooms(conn, &changes).await?;
+    rooms::tickets(conn, &changes).await?;
     notices::notices(conn, notice_base, &live).await?;
     notices::marks(conn, &changes).await?;
     notices::attempts(conn, &changes).await?;
@@ -343,7 +349,8 @@ pub(crate) async fn recover(conn: &mut PgConnection, found: &Found, entries: &[E
     let touched: Vec<i64> = entries.iter().flat_map(Entry::skus).map(|sku_id| sku_id.0).collect();
     let row = sqlx::query(
         "select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+             coalesce(array_agg(version), '{}') as versions
          from stock where sku_id = any($1)",
     )
     .bind(&touched)
@@ -359,10 +366,11 @@ fn read_counters(row: &PgRow, counters: &mut Vec<(SkuId, Counters)>) -> Result<(
     let sku_ids: Vec<i64> = row.try_get("sku_ids")?;
     let on_hands: Vec<i64> = row.try_get("on_hands")?;
     let reserveds: Vec<i64> = row.try_get("reserveds")?;
+    let unpaids: Vec<i64> = row.try_get("unpaids")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     for (at, sku_id) in sku_ids.into_iter().enumerate() {
-        let row = Counters { on_hand: on_hands[at], reserved: reserveds[at], version: versions[at] };
-        counters.push((SkuId(sku_id), row));
+        let [on_hand, reserved, unpaid, version] = [on_hands[at], reserveds[at], unpaids[at], versions[at]];
+        counters.push((SkuId(sku_id), Counters { on_hand, reserved, unpaid, version }));
     }
     Ok(())
 }

@@ -45,7 +45,10 @@ macro_rules! place_sql {
              select $28 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
              returning sku_id, d_on_hand, d_reserved
          ), ",
-            stock_by_ledger!(),
+            stock_by_ledger!(
+                "select sku_id, d_on_hand, d_reserved, d_reserved as d_unpaid from written
+                 union all select sku_id, 0, 0, -quantity from want_line where state <> 'held'"
+            ),
             "
          select answer.*, (select seq from fence) as seq, array(select ref_id from dead) as dead,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there", $($all_taken,)? "

@@ -67,7 +67,7 @@ pub(super) async fn parts(
              update reservation r set state = w.becomes::reservation_state
              from want w
              where r.order_id = w.order_id and r.part = w.part and r.state = w.was::reservation_state
-             returning r.order_id, r.sku_id, r.quantity, r.state, r.sale_id, r.customer, w.cause, w.who, w.at, w.n
+             returning r.order_id, r.sku_id, r.quantity, r.state, w.was, r.sale_id, r.customer, w.cause, w.who, w.at, w.n
          ), back as materialized (
              select sale_id, sku_id, customer, sum(quantity)::bigint as units from changed
              where sale_id is not null and state in ('released', 'expired') group by sale_id, sku_id, customer
@@ -87,7 +87,10 @@ pub(super) async fn parts(
              from changed
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!(),
+        stock_by_ledger!(
+            "select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written
+             union all select sku_id, 0, 0, -quantity from changed where was = 'held'"
+        ),
         "
          select answer.*, 1 / ((select count(*) from changed) = (select count(*) from want))::int as every_part_was_there,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
@@ -127,13 +130,14 @@ pub(super) async fn openings(
          ), opened as (
              insert into stock (sku_id, on_hand) select sku_id, on_hand from want
              on conflict (sku_id) do nothing
-             returning sku_id, on_hand, reserved, version
+             returning sku_id, on_hand, reserved, unpaid, version
          ), written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, who, at)
              select $5 + w.n, o.sku_id, o.on_hand, 0, 'open', w.who, w.at from opened o join want w using (sku_id)
          )
          select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+             coalesce(array_agg(version), '{}') as versions
          from opened",
     )
     .bind(column(&rows, |(_, row)| row.sku_id.0))
@@ -204,7 +208,7 @@ pub(super) async fn adjustments(
              select $6 + n, sku_id, delta, 0, 'adjust', note, who, at from want
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!(),
+        stock_by_ledger!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
         "
          select answer.*,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
