@@ -261,8 +261,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_tells_what_was_not_asked_from_what_was_not_answered() {
-        let silent = server(vec![vec![""]]).await;
-        let mut line = Line::new(silent, Duration::from_millis(200));
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let target = Target::of(&format!("http://{}", silent.local_addr().expect("bound"))).await.expect("an address");
+        let mut line = Line::new(target, Duration::from_millis(200));
         assert_eq!(ask(&mut line).await, Err(Lost::TimedOut));
         let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
         let nobody = Target::of(&format!("http://{nobody}/")).await.expect("an address");

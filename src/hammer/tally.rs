@@ -9,7 +9,8 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// A figure's three leading digits are right.
+/// A latency's three leading digits are right, from a microsecond to an hour.
+const LONGEST: u64 = 3_600_000_000;
 const DIGITS: u8 = 3;
 
 /// What an answer was, or a step of a visit came to: `accepted`, `sold out`, …
@@ -61,7 +62,7 @@ impl Tally {
     /// The same, for whoever has measured.
     pub fn note_took(&self, kind: Kind, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let fresh = || Histogram::new(DIGITS).expect("three digits are a precision that there is");
+        let fresh = || Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("bounds that there are");
         self.locked().kinds.entry(kind).or_insert_with(fresh).saturating_record(micros);
     }
 
