@@ -196,12 +196,19 @@ struct Striker {
 }
 
 impl Striker {
-    fn start(house: &House, name: &str, arguments: &[&str]) -> Self {
+    /// Starts one, and returns when its shelves are full: what is not on sale yet cannot be asked for twice.
+    async fn start(house: &House, name: &str, arguments: &[&str]) -> Self {
         let file = |end: &str| File::create(house.dir().join(format!("{name}.{end}"))).expect("a file");
         let journal = house.dir().join(format!("{name}.jsonl"));
         let mut hammer = house.souk(&["hammer"]);
-        hammer.args(arguments).arg("--json").arg("--journal").arg(journal).stdout(file("json")).stderr(file("err"));
-        Self { name: name.to_owned(), hammer: hammer.spawn().expect("souk runs") }
+        hammer.args(arguments).arg("--json").arg("--journal").arg(&journal).stdout(file("json")).stderr(file("err"));
+        let mut striker = Self { name: name.to_owned(), hammer: hammer.spawn().expect("souk runs") };
+        eventually("the sale begins", async || {
+            let has_begun = fs::metadata(&journal).is_ok_and(|file| file.len() > 0);
+            has_begun || !striker.is_at_work()
+        })
+        .await;
+        striker
     }
 
     fn is_at_work(&mut self) -> bool {
@@ -235,13 +242,14 @@ async fn soak(seconds: u64, seed: u64) {
     let time = seconds.to_string();
     let visits = ["mixed", "--skus", "50", "--zipf", "1", "--rate", "40", "--connections", "64", "--seconds", &time];
     let sale = ["flash-sale", "--stock", "500", "--buyers", "2000", "--connections", "32"];
-    let mut strikers = vec![Striker::start(&house, "visits", &visits), Striker::start(&house, "sale-1", &sale)];
+    let mut strikers =
+        vec![Striker::start(&house, "visits", &visits).await, Striker::start(&house, "sale-1", &sale).await];
     let mut kills: BTreeMap<Victim, Vec<Duration>> = BTreeMap::new();
     // the last blow leaves time to stand up again while buyers still come
     while began.elapsed() + Duration::from_secs(3) < length {
         if !strikers.last_mut().expect("at least two").is_at_work() {
             let name = format!("sale-{}", strikers.len());
-            strikers.push(Striker::start(&house, &name, &sale));
+            strikers.push(Striker::start(&house, &name, &sale).await);
         }
         tokio::time::sleep(Duration::from_millis(dice.u64(500..5_000))).await;
         let victim = [Victim::Engine, Victim::Postgres, Victim::Both][dice.usize(0..3)];
