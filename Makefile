@@ -17,7 +17,7 @@ run: prepare
 	./target/release/souk serve
 
 test: check
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 check: prepare
 	cargo fmt --all --check

@@ -41,6 +41,8 @@ const SHORTEST_KEPT: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often stock is looked for that was never opened.
 const FORGOTTEN: Duration = Duration::from_secs(30);
+/// As many SKUs as can have been made between two looks; the first look is at all of them.
+const LATELY: i64 = 20_000;
 
 /// How often metrics are put in order; samples are kept until then, or until somebody reads them.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -126,7 +128,8 @@ impl App {
         fill(config, &shop).await?;
 
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), stopped));
+        let idle = Duration::from_secs(config.http.idle_seconds);
+        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), idle, stopped));
         let mut beats = JoinSet::new();
         beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
         beats.spawn(keep_metrics());
@@ -315,15 +318,15 @@ fn file(what: &str, source: io::Error) -> StartError {
 /// What an earlier life left to do, and something to sell for a shop that has nothing.
 async fn fill(config: &Config, shop: &Shop) -> Result<(), StartError> {
     let said = |problem: Problem| StartError::Setting(problem.to_string());
-    open_forgotten(shop).await.map_err(said)?;
+    open_forgotten(shop, None).await.map_err(said)?;
     if config.mode == Mode::Development {
         demo::seed(&shop.pool, &shop.engine, shop.engine.clock().now()).await.map_err(said)?;
     }
     Ok(())
 }
 
-async fn open_forgotten(shop: &Shop) -> Result<(), Problem> {
-    let forgotten = products::open_forgotten(&shop.pool, &shop.engine).await?;
+async fn open_forgotten(shop: &Shop, newest: Option<i64>) -> Result<(), Problem> {
+    let forgotten = products::open_forgotten(&shop.pool, &shop.engine, newest).await?;
     if forgotten > 0 {
         tracing::warn!(skus = forgotten, "opened stock that had been left unopened");
     }
@@ -335,7 +338,7 @@ async fn open_forgotten(shop: &Shop) -> Result<(), Problem> {
 async fn open_what_was_forgotten(shop: Arc<Shop>) {
     loop {
         tokio::time::sleep(FORGOTTEN).await;
-        if let Err(problem) = open_forgotten(&shop).await {
+        if let Err(problem) = open_forgotten(&shop, Some(LATELY)).await {
             tracing::debug!(%problem, "stock is not looked after now");
         }
     }

@@ -89,6 +89,7 @@ pub struct Http {
     pub listen: SocketAddr,
     pub public_url: String,
     pub timeout_seconds: u64,
+    pub idle_seconds: u64,
     pub body_limit_bytes: usize,
     pub import_limit_bytes: usize,
 }

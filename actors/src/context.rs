@@ -22,6 +22,8 @@ pub(crate) struct Context {
     pub ids: Ids,
     /// For loading and looking, for ids and the inbox; stock, orders and money are written by the journal alone.
     pub pool: PgPool,
+    /// For lists and other questions of people, which may take their time: no actor waits behind them.
+    pub reading: PgPool,
     pub faults: Arc<Faults>,
     pub providers: HashMap<&'static str, Arc<dyn PaymentProvider>>,
     pub carriers: HashMap<&'static str, Arc<dyn Carrier>>,

@@ -227,6 +227,14 @@ impl<K: Kind> Directory<K> {
         }
     }
 
+    /// Starts the actor of a key where nobody is in, as the next message would.
+    pub(crate) async fn wake(&self, key: K::Key) {
+        let cell = self.cell(key);
+        if matches!(self.door(&cell), Ok(Door::Empty)) {
+            self.activate(&cell).await.ok(); // whoever speaks to it hears why not
+        }
+    }
+
     /// Sends a message that carries a reply port, and waits for the reply.
     ///
     /// # Errors

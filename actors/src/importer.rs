@@ -140,6 +140,7 @@ impl Importer {
         let began = Instant::now();
         let before = self.context.journal.report().entries;
         progress.woken = self.asleep(&lines);
+        join_all(progress.woken.iter().map(|sku_id| self.skus.0.wake(*sku_id))).await;
         let (turns, holds) = self.promises(lines, progress).await;
         match self.commit(turns, holds).await? {
             Settled::Whole => (progress.after, progress.lines) = (last, LINES),
@@ -161,14 +162,10 @@ impl Importer {
 
     /// A turn for every line that can have one now, and a promise for every one that takes stock away.
     async fn promises(&self, lines: Vec<ImportLine>, progress: &mut Progress) -> (Vec<Turn>, Vec<Hold>) {
-        let promise = async |line: &ImportLine| match line.correction.delta() {
-            delta if delta < 0 => self.skus.hold(line.sku_id, -delta).await.map(Some),
-            _ => Ok(None),
-        };
-        let promised = join_all(lines.iter().map(promise)).await;
+        let mut promised = self.hold(&lines).await;
         let (mut turns, mut holds) = (Vec::with_capacity(lines.len()), Vec::new());
-        for (line, promised) in lines.into_iter().zip(promised) {
-            let problem = match promised {
+        for line in lines {
+            let problem = match promised.remove(&line.line).transpose() {
                 Ok(hold) => {
                     holds.extend(hold);
                     None
@@ -194,6 +191,18 @@ impl Importer {
             });
         }
         (turns, holds)
+    }
+
+    /// What became of every line that takes stock away. They are asked for one after the other in order of SKU, as everybody
+    /// asks: two who each kept what the other waits for would wait for ever.
+    async fn hold(&self, lines: &[ImportLine]) -> HashMap<i32, Result<Hold, HoldError>> {
+        let mut takers: Vec<&ImportLine> = lines.iter().filter(|line| line.correction.delta() < 0).collect();
+        takers.sort_unstable_by_key(|line| line.sku_id);
+        let mut promised = HashMap::with_capacity(takers.len());
+        for line in takers {
+            promised.insert(line.line, self.skus.hold(line.sku_id, -line.correction.delta()).await);
+        }
+        promised
     }
 
     /// Why a line that takes away finds too few: somebody has changed what it counts on, or buyers have it.
@@ -247,16 +256,37 @@ enum Settled {
     Refused,
 }
 
-/// How many of these lines can go together: one that takes away waits until what an earlier line of its SKU adds is
-/// committed, for promises are made from committed stock.
+/// How many of these lines can go together: one that takes away waits until what an earlier line of its SKU adds or takes is
+/// committed. Promises are made from committed stock, and one that waits for another of its own entry waits for ever.
 fn independent(lines: &[ImportLine]) -> usize {
-    let mut added = HashSet::new();
-    for (at, line) in lines.iter().enumerate() {
-        if line.correction.delta() >= 0 {
-            added.insert(line.sku_id);
-        } else if added.contains(&line.sku_id) {
-            return at;
+    let mut before = HashSet::new();
+    lines.iter().take_while(|line| before.insert(line.sku_id) || line.correction.delta() >= 0).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_away_waits_for_the_lines_before_it_of_its_sku() {
+        let lines = |deltas: &[(i64, i64)]| -> Vec<ImportLine> {
+            let line = |(number, (sku, delta)): (i32, &(i64, i64))| ImportLine {
+                line: number,
+                code: String::new(),
+                sku_id: SkuId(*sku),
+                correction: Correction::By(*delta),
+                reason: String::new(),
+            };
+            (1..).zip(deltas).map(line).collect()
+        };
+        for (deltas, together) in [
+            (&[(1, -1), (2, -1), (3, 1)][..], 3),
+            (&[(1, 1), (1, 1), (1, 1)][..], 3),
+            (&[(1, -5), (2, -1), (1, -5)][..], 2),
+            (&[(1, 5), (1, -1)][..], 1),
+            (&[(1, -5), (1, 5), (2, -1)][..], 3),
+        ] {
+            assert_eq!(independent(&lines(deltas)), together, "{deltas:?}");
         }
     }
-    lines.len()
 }

@@ -289,7 +289,11 @@ async fn announce(mut settled: mpsc::UnboundedReceiver<Committed>, news: Arc<New
             publish(*sku_id, *counters);
         }
         for (entry, done) in entries.iter().zip(dones) {
-            done(verdict(entry, &written));
+            let verdict = verdict(entry, &written);
+            done(verdict);
+            if verdict == Verdict::Committed {
+                News::alert(entry);
+            }
         }
         if entries.iter().any(|entry| !entry.notices.is_empty()) {
             news.wake();

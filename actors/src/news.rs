@@ -13,12 +13,24 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::{
     domain::{
-        Channel, EventSeq, MAILED, OrderId, OrderStatus, Subscription, SubscriptionId,
+        Channel, EventSeq, MAILED, OrderId, OrderStatus, Subscription, SubscriptionId, Who,
         change::NoticeRow,
         notice::{CONFIRMED, PLACED},
     },
     store::entry::Entry,
 };
+
+/// Events that are no part of a sale that goes well: a provider's word that does not fit, money or labels that did not go
+/// back.
+const ALERTS: [&str; 7] = [
+    "held_back",
+    "label_failed",
+    "needs_review",
+    "payment_mismatch",
+    "refund_failed",
+    "refund_refused",
+    "void_rejected",
+];
 
 /// What the engine knows of who listens.
 pub(crate) struct News {
@@ -108,6 +120,15 @@ impl News {
             tell(event.order_id, event.seq, event.kind);
         }
         notices
+    }
+
+    /// What a person must look at is said where operators look, once it is committed.
+    pub(crate) fn alert(entry: &Entry) {
+        let events = entry.changes.as_deref().map_or(&[][..], |changes| &changes.events);
+        for event in events.iter().filter(|event| entry.who != Who::Staff && ALERTS.contains(&event.kind)) {
+            tracing::warn!(order.id = %event.order_id, kind = event.kind, "an order needs a person's look");
+            metrics::counter!("souk_alerts_total", "kind" => event.kind).increment(1);
+        }
     }
 
     /// There are news in Postgres.

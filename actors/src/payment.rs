@@ -17,11 +17,11 @@ use crate::{
     calls::{self, Calls, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Intent, Money, OrderId, PaymentId, Refusal, TaskId},
+    domain::{Intent, Money, OrderId, PaymentId, RefundId, Refusal, TaskId},
     order::{self, Answer, Orders},
     ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
     store::{
-        inbox::{self, InboxRow},
+        inbox::{self, InboxRow, Stretch},
         load,
     },
 };
@@ -68,14 +68,14 @@ pub(crate) enum What {
         provider_order_id: String,
         authorisation_id: String,
     },
-    /// Give back. Where the provider may have forgotten that it was asked before, `unlike` names the refunds that are known,
-    /// and one of this amount that is none of them is taken for the answer.
+    /// Give back; `look_first` where the provider may have forgotten that it was asked before.
     Refund {
         task_id: TaskId,
+        refund_id: RefundId,
         provider_order_id: String,
         capture_id: String,
         amount: Money,
-        unlike: Option<Vec<String>>,
+        look_first: bool,
     },
     /// Only ask, with `disputes` also for those.
     Inspect {
@@ -91,7 +91,7 @@ pub(crate) enum Msg {
     /// A webhook names something: find out whose it is, and ask the provider.
     Signal { inbox_id: i64, locator: Locator },
     /// Read the provider's own list of events: webhooks may have been lost.
-    Events { since: DateTime<Utc> },
+    Events(Stretch),
     /// A call has ended; `trial` if it was to find out whether the provider is back.
     Ended { key: JobKey, end: End, trial: bool },
 }
@@ -120,8 +120,8 @@ impl Payments {
     }
 
     /// Has the provider's own list of events read.
-    pub(crate) async fn read_events(&self, provider: &str, since: DateTime<Utc>) {
-        self.send(provider, Msg::Events { since }).await;
+    pub(crate) async fn read_events(&self, provider: &str, stretch: Stretch) {
+        self.send(provider, Msg::Events(stretch)).await;
     }
 
     async fn send(&self, provider: &str, msg: Msg) {
@@ -187,7 +187,7 @@ struct Caller {
 enum Call {
     Job(Job),
     Signal { inbox_id: i64, locator: Locator },
-    Events { since: DateTime<Utc> },
+    Events(Stretch),
 }
 
 impl Actor for Caller {
@@ -212,7 +212,7 @@ impl Actor for Caller {
             Msg::Signal { inbox_id, locator } => {
                 calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
             }
-            Msg::Events { since } => calls.enqueue(JobKey::Events, Call::Events { since }),
+            Msg::Events(stretch) => calls.enqueue(JobKey::Events, Call::Events(stretch)),
             Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
         }
         self.start_calls(&myself, calls);
@@ -255,7 +255,7 @@ impl Errand {
         match call {
             Call::Job(job) => self.job(job).await,
             Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
-            Call::Events { since } => self.events(since).await,
+            Call::Events(stretch) => self.events(stretch).await,
         }
     }
 
@@ -265,26 +265,27 @@ impl Errand {
             What::Create(wish) => {
                 let task_id = wish.request_id;
                 let answer = self.create(&wish).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Charge { task_id, provider_order_id, intent, look_first, charge_before } => {
                 // it may have waited for its turn
                 let may_charge = charge_before.is_some_and(|limit| self.context.clock.now() < limit);
                 let answer = self.charge(task_id, &provider_order_id, intent, look_first, may_charge).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::CaptureAuthorised { task_id, provider_order_id, authorisation_id, amount, look_first } => {
                 let answer =
                     self.capture_authorised(task_id, &provider_order_id, &authorisation_id, amount, look_first).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Void { task_id, provider_order_id, authorisation_id } => {
                 let answer = self.void(task_id, &provider_order_id, &authorisation_id).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
-            What::Refund { task_id, provider_order_id, capture_id, amount, unlike } => {
-                let answer = self.refund(task_id, &provider_order_id, &capture_id, amount, unlike).await;
-                self.answer(order_id, task_id, answer).await
+            What::Refund { task_id, refund_id, provider_order_id, capture_id, amount, look_first } => {
+                let wish = (refund_id, capture_id.as_str(), amount);
+                let answer = self.refund(task_id, wish, &provider_order_id, look_first).await;
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Inspect { provider_order_id, inbox_id, disputes } => {
                 self.inspect(order_id, payment_id, &provider_order_id, inbox_id, disputes).await
@@ -292,10 +293,16 @@ impl Errand {
         }
     }
 
-    async fn answer(&self, order_id: OrderId, task_id: TaskId, answer: Result<Answer, ProviderError>) -> End {
+    async fn answer(
+        &self,
+        order_id: OrderId,
+        payment_id: PaymentId,
+        task_id: TaskId,
+        answer: Result<Answer, ProviderError>,
+    ) -> End {
         let end = self.end_of(&answer);
         let answer = answer.unwrap_or_else(Answer::Failed);
-        self.orders.tell(order_id, order::Msg::Answered { task_id, answer }).await;
+        self.orders.tell(order_id, order::Msg::Answered { payment_id, task_id, answer }).await;
         end
     }
 
@@ -402,33 +409,29 @@ impl Errand {
         }
     }
 
+    /// Gives back once. A refund carries its name, by which it is found where the provider has forgotten the call.
     async fn refund(
         &self,
         task_id: TaskId,
+        (refund_id, capture_id, amount): (RefundId, &str, Money),
         provider_order_id: &str,
-        capture_id: &str,
-        amount: Money,
-        unlike: Option<Vec<String>>,
+        look_first: bool,
     ) -> Result<Answer, ProviderError> {
         self.may_call()?;
-        if let Some(known) = unlike {
+        if look_first {
             let facts = self.provider.inspect(provider_order_id).await?;
-            let made = |fact: &Fact| {
-                fact.kind == FactKind::Refund
-                    && fact.parent.as_deref() == Some(capture_id)
-                    && fact.amount == Some(amount)
-                    && !known.contains(&fact.object_id)
-            };
-            if let Some(fact) = facts.into_iter().find(made) {
-                return Ok(Answer::Facts(vec![fact]));
+            if facts.iter().any(|fact| fact.refund_id() == Some(refund_id)) {
+                return Ok(Answer::Facts(facts));
             }
         }
         self.context.faults.hit("payment.before_refund", "");
-        let refunded = self.provider.refund(task_id, capture_id, amount).await;
+        let refunded = self.provider.refund(task_id, refund_id, capture_id, amount).await;
         self.context.faults.hit("payment.after_refund", "");
+        // whatever the answer repeats of the name: it is about this refund
+        let named = |fact: Fact| Fact { reference: Some(refund_id.to_string()), ..fact };
         match refunded {
             Err(ProviderError::AlreadyDone(_)) => Ok(Answer::Facts(self.provider.inspect(provider_order_id).await?)),
-            other => other.map(Answer::Facts),
+            other => other.map(|facts| Answer::Facts(facts.into_iter().map(named).collect())),
         }
     }
 
@@ -458,10 +461,11 @@ impl Errand {
                 ProviderError::Declined(_)
                 | ProviderError::NotYet(_)
                 | ProviderError::AlreadyDone(_)
-                | ProviderError::Rejected(_),
+                | ProviderError::Rejected(_)
+                | ProviderError::TakenBack(_),
             ) => {
                 if let Some(inbox_id) = inbox_id {
-                    inbox::unanswerable(&self.context.pool, inbox_id, self.context.clock.now()).await;
+                    self.give_up_in_time(inbox_id, "unanswerable").await;
                 }
                 (Vec::new(), None)
             }
@@ -492,10 +496,10 @@ impl Errand {
 
     /// The second path for webhooks: what the provider lists and never delivered is put into the inbox as if it had. It comes
     /// from the provider itself, so it needs no signature. The cursor moves when all of it is there.
-    async fn events(&self, since: DateTime<Utc>) -> End {
+    async fn events(&self, stretch: Stretch) -> End {
         let (began, name) = (self.context.clock.now(), self.provider.name());
         let listed = match self.may_call() {
-            Ok(()) => self.provider.events(since).await,
+            Ok(()) => self.provider.events(stretch.since, stretch.until).await,
             Err(refused) => Err(refused),
         };
         let end = self.end_of(&listed);
@@ -531,19 +535,24 @@ impl Errand {
                 }
             }
         }
-        if let Err(error) = inbox::move_cursor(&self.context.pool, name, began).await {
+        if let Err(error) = inbox::move_cursor(&self.context.pool, name, stretch.until, began).await {
             tracing::warn!(provider = name, %error, "the list of events will be read again");
         }
         end
     }
 
-    /// A webhook of an unknown payment stays in the inbox: its order may be on its way.
+    async fn give_up_in_time(&self, inbox_id: i64, outcome: &'static str) {
+        inbox::give_up_in_time(&self.context.pool, inbox_id, outcome, self.context.clock.now()).await;
+    }
+
+    /// A webhook of an unknown payment stays in the inbox for a while: its order may be on its way.
     async fn signal(&self, inbox_id: i64, locator: Locator) -> End {
         let found = load::locate(&self.context.pool, self.provider.name(), &locator).await;
         let (order_id, payment_id, known) = match found {
             Ok(Some(found)) => found,
             Ok(None) => {
                 tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown payment is parked");
+                self.give_up_in_time(inbox_id, "nobodys").await;
                 return End::NotAsked;
             }
             Err(error) => {

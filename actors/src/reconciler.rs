@@ -149,8 +149,8 @@ impl Reconciler {
         for webhook in load::due_inbox(pool, now, MOST).await? {
             self.signal(webhook).await;
         }
-        for (provider, since) in inbox::due_lists(pool, now).await? {
-            self.payments.read_events(&provider, since).await;
+        for (provider, stretch) in inbox::due_lists(pool, now).await? {
+            self.payments.read_events(&provider, stretch).await;
         }
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
@@ -160,7 +160,9 @@ impl Reconciler {
     }
 
     async fn forget(&self) -> Result<(), sqlx::Error> {
-        let (pool, before) = (&self.context.pool, self.context.clock.now() - KEPT);
+        let (pool, now) = (&self.context.pool, self.context.clock.now());
+        let before = now - KEPT;
+        inbox::forget(pool, now, FORGOTTEN).await?;
         load::prune_keys(pool, before, FORGOTTEN).await?;
         load::imports::sweep(pool, before, FORGOTTEN).await
     }

@@ -17,7 +17,7 @@ use crate::{
     calls::{self, Calls, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{OrderId, Refusal, ShipmentId, TaskId},
+    domain::{OrderId, Refusal, ShipmentId, TaskId, Void},
     order::{
         self, Orders,
         parcels::{Answer, News},
@@ -350,9 +350,17 @@ impl Errand {
         calls::may_call(self.refused)?;
         let found = self.carrier.find(shipment_id).await?;
         let mut strays = Vec::new();
-        for stray in found.into_iter().filter(|label| is_live(label) && Some(label.label_id.as_str()) != own) {
-            self.carrier.void(&stray.label_id).await?;
-            strays.push(stray.label_id);
+        for stray in found.into_iter().filter(|label| Some(label.label_id.as_str()) != own) {
+            let void = match stray.status {
+                LabelStatus::Queued | LabelStatus::Bought => match self.carrier.void(&stray.label_id).await {
+                    // asked for again it would be refused again
+                    Err(ProviderError::Rejected(_) | ProviderError::Dead(_)) => Void::Rejected,
+                    answer => answer?,
+                },
+                LabelStatus::VoidRejected => Void::Rejected, // decided since the last look
+                LabelStatus::Failed(_) | LabelStatus::Voiding | LabelStatus::Voided => continue,
+            };
+            strays.push((stray.label_id, void));
         }
         Ok(Answer::Swept(strays))
     }
@@ -384,12 +392,17 @@ impl Errand {
                         | ProviderError::NotYet(_)
                         | ProviderError::AlreadyDone(_)
                         | ProviderError::Dead(_)
-                        | ProviderError::Rejected(_),
-                    ) => inbox::unanswerable(&self.context.pool, inbox_id, self.context.clock.now()).await,
+                        | ProviderError::Rejected(_)
+                        | ProviderError::TakenBack(_),
+                    ) => self.give_up_in_time(inbox_id, "unanswerable").await,
                 }
             }
         }
         end
+    }
+
+    async fn give_up_in_time(&self, inbox_id: i64, outcome: &'static str) {
+        inbox::give_up_in_time(&self.context.pool, inbox_id, outcome, self.context.clock.now()).await;
     }
 
     /// A webhook of a parcel that is not known, or whose label's answer is not saved yet, stays in the inbox: it is on its
@@ -399,6 +412,7 @@ impl Errand {
             Ok(Some(found)) => found,
             Ok(None) => {
                 tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown parcel is parked");
+                self.give_up_in_time(inbox_id, "nobodys").await;
                 return End::NotAsked;
             }
             Err(error) => {

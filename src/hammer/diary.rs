@@ -141,7 +141,9 @@ impl Chapter {
 /// It cannot be read, or is no such journal.
 pub fn read(path: &Path) -> io::Result<Vec<Chapter>> {
     let mut chapters: Vec<Chapter> = Vec::new();
-    let mut file = BufReader::new(File::open(path)?);
+    let file =
+        File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let mut file = BufReader::new(file);
     let (mut line, mut number) = (String::new(), 0);
     while file.read_line(&mut line)? > 0 {
         number += 1;

@@ -15,13 +15,13 @@ use tokio::{
 
 /// Connections at once; the next ones wait to be taken up.
 const CONNECTIONS: usize = 10_000;
-/// How long a client may take to send a request's headers, or keep a connection that it does not use.
-const HEADERS: Duration = Duration::from_secs(60);
 
-/// Serves until it is told to stop, and then until what was asked is answered.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, mut stopped: watch::Receiver<bool>) {
-    let mut connections = auto::Builder::new(TokioExecutor::new());
-    connections.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+/// Serves until it is told to stop, and then until what was asked is answered. A client that takes longer than `idle` to
+/// send a request's headers, or to use its connection again, is hung up on.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, idle: Duration, mut stopped: watch::Receiver<bool>) {
+    // HTTP/1 and nothing else: a builder that still guesses the version waits without a timer for the first bytes
+    let mut connections = auto::Builder::new(TokioExecutor::new()).http1_only();
+    connections.http1().timer(TokioTimer::new()).header_read_timeout(idle);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {

@@ -357,10 +357,12 @@ fn twice(error: sqlx::Error) -> Problem {
 ///
 /// # Errors
 /// Where the database or the engine is away.
-pub async fn open_forgotten(pool: &PgPool, engine: &Engine) -> Result<usize, Problem> {
+pub async fn open_forgotten(pool: &PgPool, engine: &Engine, newest: Option<i64>) -> Result<usize, Problem> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
-        "select s.id, s.first_stock from sku s where not exists (select from stock t where t.sku_id = s.id)",
+        "select s.id, s.first_stock from (select id, first_stock from sku order by id desc limit $1) s
+         where not exists (select from stock t where t.sku_id = s.id)",
     )
+    .bind(newest)
     .fetch_all(pool)
     .await?;
     let count = rows.len();

@@ -16,6 +16,7 @@ use souk_actors::faults::{BULK_POINTS, PARCEL_POINTS, POINTS, VOID_POINTS};
 use crate::{
     crash::{Gone, alive},
     support::{
+        PATIENCE,
         house::House,
         shop::{Answer, Placed, STAFF, dollars, fresh, is_charge, paid_basket},
     },
@@ -108,7 +109,7 @@ impl Story<'_> {
     }
 
     async fn until(&self, placed: &Placed, field: &str, wanted: &str) -> Result<(), Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let order = alive(Answer::of(self.house.api.request(Method::GET, &placed.path(""))).await)?.ok();
             if order[field] == wanted {
@@ -120,7 +121,7 @@ impl Story<'_> {
     }
 
     async fn until_parcel(&self, placed: &Placed, at: usize, wanted: &str) -> Result<Value, Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let parcel = shipments(self.house, placed).await?.remove(at);
             if parcel["status"] == wanted {
@@ -206,7 +207,7 @@ async fn ask_again(house: &House, diary: &mut Diary) {
 /// The shop is back: everything comes to its end, by itself.
 async fn everything_ends_well(house: &House, diary: &mut Diary, point: &str) {
     ask_again(house, diary).await;
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + PATIENCE;
     loop {
         carrier_gives_back(house).await;
         // what the bank and the carrier could not deliver is due again, and so is what the shop has put off
@@ -333,7 +334,7 @@ async fn a_shop_that_dies_at_any_point_of_an_orders_life_finishes_it() {
     for (at, point) in points.iter().enumerate() {
         house.kill().await;
         if house.start(Some(&format!("abort:{point}:{}", at % 2))).await.is_some() {
-            let patience = Instant::now() + Duration::from_secs(60);
+            let patience = Instant::now() + PATIENCE;
             let gone = loop {
                 assert!(Instant::now() < patience, "{point} is never passed");
                 let mut story = Story { house: &house, diary: &mut diary, sku_id: &sku_id, code: &code };

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -625,6 +625,23 @@ async fn clients_that_fall_asleep() {
         String::from_utf8_lossy(&answer[..length]).into_owned()
     });
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("too_slow"), "{answer}");
+    shop.close().await;
+}
+
+/// One who says nothing at all, or only a part of a head, keeps no place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_say_nothing_are_hung_up_on() {
+    let shop = TestShop::with(&[("SOUK_HTTP__IDLE_SECONDS", "1")]).await;
+    let addr = shop.base.trim_start_matches("http://").to_owned();
+    for head in ["", "PRI * HTTP/2.0\r\n", "GET /healthz HTTP/1.1\r\n"] {
+        let ended = tokio::task::block_in_place(|| {
+            let mut line = TcpStream::connect(&addr).expect("it listens");
+            line.write_all(head.as_bytes()).expect("it is read");
+            line.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+            line.read_to_end(&mut Vec::new()).map_err(|error| error.kind())
+        });
+        assert!(!matches!(ended, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{head:?}: {ended:?}");
+    }
     shop.close().await;
 }
 

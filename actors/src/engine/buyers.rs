@@ -150,19 +150,29 @@ impl Engine {
         if let Some(before) = self.commanded_before(&key).await? {
             return Ok(before);
         }
-        let asked = key.clone();
-        let answer = self.actors.orders.0.ask(order_id, |reply| Msg::Command { command, who, key: asked, reply }).await;
-        match answer {
+        match self.ask_order(order_id, command.clone(), who, key.clone()).await {
             Ok(commanded) => Ok(commanded),
-            // the same key on its way twice: what it has made may be why it is refused now
-            Err(
-                refusal @ (Refusal::KeyReused
-                | Refusal::NotNow { .. }
-                | Refusal::RefundExceeds { .. }
-                | Refusal::Invalid(_)),
-            ) => self.commanded_before(&key).await?.ok_or(refusal),
+            // the same key on its way twice: one that came to nothing after all gives it back
+            Err(Refusal::KeyReused) => match self.commanded_before(&key).await? {
+                Some(before) => Ok(before),
+                None => self.ask_order(order_id, command, who, key).await,
+            },
+            // what it has made may be why it is refused now
+            Err(refusal @ (Refusal::NotNow { .. } | Refusal::RefundExceeds { .. } | Refusal::Invalid(_))) => {
+                self.commanded_before(&key).await?.ok_or(refusal)
+            }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    async fn ask_order(
+        &self,
+        order_id: OrderId,
+        command: Command,
+        who: Who,
+        key: CommandKey,
+    ) -> Result<Commanded, Refusal> {
+        self.actors.orders.0.ask(order_id, |reply| Msg::Command { command, who, key, reply }).await
     }
 
     async fn commanded_before(&self, key: &CommandKey) -> Result<Option<Commanded>, Refusal> {

@@ -139,7 +139,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn stock_imports(&self, before: Option<ImportId>, most: i64) -> Result<Vec<ImportView>, Refusal> {
-        load::imports::list(&self.context.pool, before, most).await.map_err(|error| error::refusal(&error))
+        load::imports::list(&self.context.reading, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// The lines of an import that failed, in the file's order, behind line `after`.
@@ -148,7 +148,7 @@ impl Engine {
     /// [`Refusal::NotFound`], [`Refusal::Away`].
     pub async fn import_errors(&self, import_id: ImportId, after: i32, most: i64) -> Result<Vec<BadLine>, Refusal> {
         self.stock_import(import_id).await?;
-        let failed = load::imports::failed(&self.context.pool, import_id, after, most).await;
+        let failed = load::imports::failed(&self.context.reading, import_id, after, most).await;
         failed.map_err(|error| error::refusal(&error))
     }
 }

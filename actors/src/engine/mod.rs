@@ -103,7 +103,8 @@ impl Engine {
     /// # Errors
     /// Where the database cannot be reached or is not migrated.
     pub async fn start(settings: Settings) -> Result<Self, sqlx::Error> {
-        let pool = open_pool(&settings).await?;
+        let pool = open_pool(&settings, settings.pool).await?;
+        let reading = open_pool(&settings, READING).await?;
         let clock = settings.clock;
         clock.calibrate(sqlx::query_scalar::<_, DateTime<Utc>>("select clock_timestamp()").fetch_one(&pool).await?);
 
@@ -134,6 +135,7 @@ impl Engine {
             journal,
             ids: Ids::new(pool.clone(), clock.clone()),
             pool,
+            reading,
             faults: settings.faults,
             providers: settings
                 .providers
@@ -237,7 +239,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn audit(&self) -> Result<Vec<Finding>, Refusal> {
-        audit::run(&self.context.pool, self.context.clock.now()).await.map_err(|error| error::refusal(&error))
+        audit::run(&self.context.reading, self.context.clock.now()).await.map_err(|error| error::refusal(&error))
     }
 
     /// The engine's clock.
@@ -277,7 +279,8 @@ impl Engine {
         self.heartbeats.iter().for_each(tokio::task::JoinHandle::abort);
         self.tree.fell().await;
         let patience = Duration::from_secs(5);
-        tokio::time::timeout(patience, self.context.pool.close()).await.ok();
+        let closed = futures::future::join(self.context.reading.close(), self.context.pool.close());
+        tokio::time::timeout(patience, closed).await.ok();
     }
 
     /// A place among the checkouts under way, before anything is decided.
@@ -287,11 +290,17 @@ impl Engine {
     }
 }
 
-async fn open_pool(settings: &Settings) -> Result<PgPool, sqlx::Error> {
+/// Whoever asked has left long before: Postgres is not to go on for nobody, nor a connection be kept by it.
+const STATEMENT_TIMEOUT: &str = "60s";
+/// Connections for what people read.
+const READING: u32 = 4;
+
+async fn open_pool(settings: &Settings, connections: u32) -> Result<PgPool, sqlx::Error> {
+    let connect = settings.connect.clone().application_name("souk engine");
     PgPoolOptions::new()
-        .max_connections(settings.pool)
+        .max_connections(connections)
         .acquire_timeout(Duration::from_secs(2))
-        .connect_with(settings.connect.clone().application_name("souk engine"))
+        .connect_with(connect.options([("statement_timeout", STATEMENT_TIMEOUT)]))
         .await
 }
 

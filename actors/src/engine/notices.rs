@@ -52,7 +52,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn dead_letters(&self, before: Option<NoticeId>, most: i64) -> Result<Vec<NoticeView>, Refusal> {
-        notices::dead_letters(&self.context.pool, before, most).await.map_err(|error| error::refusal(&error))
+        notices::dead_letters(&self.context.reading, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// Has news told again that were given up.
@@ -174,10 +174,14 @@ impl Engine {
     /// [`Refusal::NotFound`].
     pub async fn unsubscribe(&self, id: SubscriptionId) -> Result<(), Refusal> {
         let _one_at_a_time = self.context.news.changing.lock().await;
-        self.subscription(id)?;
-        // first, so that no event is written down for it any more; should the commit fail, the next start finds it again
+        let before = self.context.news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
+        // first, so that no event is written down for it any more
         self.context.news.forget(id);
-        self.write(Changes { unsubscribed: vec![id], ..Changes::default() }).await
+        let ended = self.write(Changes { unsubscribed: vec![id], ..Changes::default() }).await;
+        if ended.is_err() {
+            self.context.news.put(Subscription::clone(&before));
+        }
+        ended
     }
 
     /// What was and is to be told to a subscription, with every call, newest first.
@@ -191,7 +195,7 @@ impl Engine {
         most: i64,
     ) -> Result<Vec<DeliveryView>, Refusal> {
         self.subscription(id)?;
-        notices::deliveries(&self.context.pool, id, before, most).await.map_err(|error| error::refusal(&error))
+        notices::deliveries(&self.context.reading, id, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// Has a merchant told again, under the same id, whatever became of it the first time.

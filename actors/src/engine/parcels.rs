@@ -110,7 +110,7 @@ impl Engine {
         state: Option<ReturnState>,
         most: i64,
     ) -> Result<Vec<ReturnView>, Refusal> {
-        let listed = load::list_returns(&self.context.pool, before, state.map(ReturnState::as_str), most).await;
+        let listed = load::list_returns(&self.context.reading, before, state.map(ReturnState::as_str), most).await;
         let mut views = Vec::new();
         for (_, return_id) in listed.map_err(|error| error::refusal(&error))? {
             views.push(self.goods_return(return_id).await?);

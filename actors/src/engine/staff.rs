@@ -147,7 +147,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Away`].
     pub async fn ledger(&self, sku_id: SkuId, before: Option<i64>, most: i64) -> Result<Vec<LedgerRow>, Refusal> {
-        read::ledger(&self.context.pool, sku_id, before, most).await.map_err(|error| error::refusal(&error))
+        read::ledger(&self.context.reading, sku_id, before, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// Orders, newest first.
@@ -160,7 +160,7 @@ impl Engine {
         status: Option<OrderStatus>,
         most: i64,
     ) -> Result<Vec<OrderRow>, Refusal> {
-        read::orders(&self.context.pool, before, status, most).await.map_err(|error| error::refusal(&error))
+        read::orders(&self.context.reading, before, status, most).await.map_err(|error| error::refusal(&error))
     }
 
     /// A reservation without the order around it: what the write path costs by itself. For `make bench`; a shop places

@@ -36,7 +36,7 @@ pub(crate) enum Answer {
     /// The label's file is kept.
     Filed,
     /// These labels beside the shipment's own were given back.
-    Swept(Vec<String>),
+    Swept(Vec<(String, Void)>),
     /// Nothing that settles it; `bought` where it was a purchase.
     Failed { error: ProviderError, bought: bool },
 }

@@ -9,8 +9,14 @@ use sqlx::{PgPool, types::Json};
 const READ_EVERY: TimeDelta = TimeDelta::minutes(10);
 /// Providers list events late: what was listed before is read again, and known by its id.
 const OVERLAP: TimeDelta = TimeDelta::hours(1);
-/// How long a provider is asked again that will not speak of what its webhook names: a permission may be given back.
+/// How long a webhook is tried again that leads nowhere: a permission may be given back, an order be on its way.
 const PATIENCE: TimeDelta = TimeDelta::days(3);
+/// How much of a list is read at once: a long absence is made up for bit by bit.
+const WINDOW: TimeDelta = TimeDelta::hours(2);
+/// Providers keep their lists for about so long; who asks for more may hear nothing at all.
+const LISTED: TimeDelta = TimeDelta::days(29);
+/// How long webhooks are kept that were dealt with, longer than any provider repeats one.
+const KEPT: TimeDelta = TimeDelta::days(30);
 
 /// One webhook.
 pub(crate) struct InboxRow<'a> {
@@ -45,16 +51,17 @@ pub(crate) async fn store(
     .await
 }
 
-/// The provider will not speak of what this webhook names. One that has been asked about for days is asked about no more:
-/// what it was about has checks of its own.
-pub(crate) async fn unanswerable(pool: &PgPool, inbox_id: i64, now: DateTime<Utc>) {
+/// A webhook names nothing that is known here (another shop may share the account), or nothing that its provider will speak
+/// of. One that has been tried for days is given up: what it was about has checks of its own.
+pub(crate) async fn give_up_in_time(pool: &PgPool, inbox_id: i64, outcome: &'static str, now: DateTime<Utc>) {
     let marked = sqlx::query(
-        "update inbox set processed_at = $2, outcome = 'unanswerable'
+        "update inbox set processed_at = $2, outcome = $4
          where id = $1 and processed_at is null and received_at < $3",
     )
     .bind(inbox_id)
     .bind(now)
     .bind(now - PATIENCE)
+    .bind(outcome)
     .execute(pool)
     .await;
     match marked {
@@ -62,6 +69,17 @@ pub(crate) async fn unanswerable(pool: &PgPool, inbox_id: i64, now: DateTime<Utc
         Ok(_) => {}
         Err(error) => tracing::debug!(inbox_id, %error, "a webhook stays in the inbox"),
     }
+}
+
+/// Forgets webhooks that were dealt with long ago, at the most `most` of them.
+pub(crate) async fn forget(pool: &PgPool, now: DateTime<Utc>, most: i64) -> Result<(), sqlx::Error> {
+    // the oldest are looked at and no others, for there is no index that only this would use
+    sqlx::query("delete from inbox where id in (select id from inbox order by id limit $2) and processed_at < $1")
+        .bind(now - KEPT)
+        .bind(most)
+        .execute(pool)
+        .await?;
+    Ok(())
 }
 
 /// Gives every provider a cursor; one that is there stays where it is.
@@ -78,23 +96,45 @@ pub(crate) async fn place_cursors(pool: &PgPool, providers: &[&str], now: DateTi
     Ok(())
 }
 
-/// Providers whose list is to be read now, and since when. The next turn is put off by the asking.
-pub(crate) async fn due_lists(pool: &PgPool, now: DateTime<Utc>) -> Result<Vec<(String, DateTime<Utc>)>, sqlx::Error> {
+/// A part of a provider's list that is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub since: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
+/// Providers whose list is to be read now, and which part of it. The next turn is put off by the asking.
+pub(crate) async fn due_lists(pool: &PgPool, now: DateTime<Utc>) -> Result<Vec<(String, Stretch)>, sqlx::Error> {
     let due: Vec<(String, DateTime<Utc>)> =
         sqlx::query_as("update provider_cursor set next_at = $2 where next_at <= $1 returning provider, read_until")
             .bind(now)
             .bind(now + READ_EVERY)
             .fetch_all(pool)
             .await?;
-    Ok(due.into_iter().map(|(provider, read_until)| (provider, read_until - OVERLAP)).collect())
+    Ok(due.into_iter().map(|(provider, read_until)| (provider, stretch(read_until, now))).collect())
 }
 
-/// Everything that a provider had listed `until` then is in the inbox.
-pub(crate) async fn move_cursor(pool: &PgPool, provider: &str, until: DateTime<Utc>) -> Result<(), sqlx::Error> {
-    sqlx::query("update provider_cursor set read_until = greatest(read_until, $2) where provider = $1")
-        .bind(provider)
-        .bind(until)
-        .execute(pool)
-        .await?;
+fn stretch(read_until: DateTime<Utc>, now: DateTime<Utc>) -> Stretch {
+    let begin = read_until.max(now - LISTED);
+    Stretch { since: begin - OVERLAP, until: now.min(begin + WINDOW) }
+}
+
+/// Everything that a provider had listed `until` then is in the inbox. Where that is long ago, the next part is due at once.
+pub(crate) async fn move_cursor(
+    pool: &PgPool,
+    provider: &str,
+    until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update provider_cursor set read_until = greatest(read_until, $2),
+             next_at = case when $2 < $3 then $3 else next_at end
+         where provider = $1",
+    )
+    .bind(provider)
+    .bind(until)
+    .bind(now)
+    .execute(pool)
+    .await?;
     Ok(())
 }

@@ -300,9 +300,10 @@ impl Draft<'_> {
                 (retry_after.and_then(|pause| TimeDelta::from_std(pause).ok()), None)
             }
             ProviderError::AlreadyDone(_) | ProviderError::NotYet(_) => (None, None),
-            ProviderError::Declined(why) | ProviderError::Dead(why) | ProviderError::Rejected(why) => {
-                (Some(patience(task.attempts)), Some(why))
-            }
+            ProviderError::Declined(why)
+            | ProviderError::Dead(why)
+            | ProviderError::Rejected(why)
+            | ProviderError::TakenBack(why) => (Some(patience(task.attempts)), Some(why)),
         };
         match (task.kind, refused) {
             (TaskKind::BuyLabel, Some(why)) if bought => {
@@ -347,12 +348,18 @@ impl Draft<'_> {
         self.parcel_event(shipment_id, "void_rejected", json!({ "why": why }));
     }
 
-    /// Labels beside the shipment's own were looked for, and these were given back.
-    pub fn swept(&mut self, task: &Task, strays: &[String]) {
+    /// Labels beside the shipment's own were looked for, and these were there to be given back.
+    pub fn swept(&mut self, task: &Task, strays: &[(String, Void)]) {
         let Some(shipment_id) = task.about.shipment_id() else { return };
         self.task_done(task.id);
-        if !strays.is_empty() {
-            self.parcel_event(shipment_id, "stray_labels_voided", json!({ "labels": strays }));
+        let (kept, voided): (Vec<_>, Vec<_>) = strays.iter().partition(|(_, void)| *void == Void::Rejected);
+        let ids = |labels: Vec<&(String, Void)>| labels.into_iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        if !voided.is_empty() {
+            self.parcel_event(shipment_id, "stray_labels_voided", json!({ "labels": ids(voided) }));
+        }
+        if !kept.is_empty() {
+            let why = "a label was bought twice, and the carrier keeps the money";
+            self.parcel_event(shipment_id, "needs_review", json!({ "why": why, "labels": ids(kept) }));
         }
         let Ok(shipment) = self.shipment(shipment_id) else { return };
         let begun = shipment.bought_at.unwrap_or(shipment.created_at);
@@ -521,9 +528,15 @@ impl Draft<'_> {
 
     // ── what follows ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What follows for the goods from whatever was decided: drafts whose way is free go on, and an order whose goods are
-    /// all with the buyer is complete.
+    /// What follows from whatever was decided: drafts whose way is free go on, an order whose goods are all with the buyer
+    /// is complete, what is reserved and not wanted is let go, and what is undone ends.
     pub fn follow_up(&mut self) {
+        self.follow_up_goods();
+        self.let_go();
+        self.end_cancel();
+    }
+
+    fn follow_up_goods(&mut self) {
         if self.order.status == OrderStatus::Cancelling {
             // a label that was being bought when the order was called off; one that is kept by its carrier stays
             for shipment_id in self.shipments_in(|own| own.is_packed() && own.state != ShipmentState::VoidRejected) {
