@@ -40,7 +40,7 @@ fn every_command_explains_itself() {
     let house = House::new(&[]);
     let help = house.run(&["--help"]);
     assert!(help.status.success());
-    for command in ["serve", "sandbox", "migrate", "seed", "import", "tree", "dead-letters", "audit"] {
+    for command in ["serve", "sandbox", "migrate", "seed", "import", "tree", "dead-letters", "hammer", "audit"] {
         assert!(out(&help).contains(command), "{}", out(&help));
         let own = house.run(&[command, "--help"]);
         assert!(own.status.success() && out(&own).contains(&format!("Usage: souk {command}")), "{}", out(&own));

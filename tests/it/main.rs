@@ -7,6 +7,7 @@ mod crash;
 mod crash_life;
 mod crowd;
 mod embedded;
+mod hammer;
 mod histories;
 mod http;
 mod idempotency;

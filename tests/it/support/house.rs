@@ -121,7 +121,7 @@ impl House {
         Some(took)
     }
 
-    async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         let ready = self.api.request(reqwest::Method::GET, "/readyz").timeout(Duration::from_secs(2));
         Answer::of(ready).await.is_ok_and(|answer| answer.status == 200)
     }
