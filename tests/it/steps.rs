@@ -131,13 +131,8 @@ async fn life(intent: &str, fault: &Value) {
     assert_eq!(shop.stock(&sku_id).await, (99, 0), "{fault}");
     books_agree(&shop).await;
     // what was put off comes again by itself
-    let mut audit = Value::Null;
-    let patience = Instant::now() + Duration::from_secs(60);
-    while audit["clean"] != true {
-        assert!(Instant::now() < patience, "{}: {audit}", what("the audit is clean"));
-        shop.later(60).await;
-        audit = shop.see("/v1/ops/audit").await.ok();
-    }
+    let clean = async || shop.see("/v1/ops/audit").await.ok()["clean"] == true;
+    passes(&shop, 60, clean, &what("the audit is clean")).await;
     shop.app.stop().await;
 }
 
