@@ -20,14 +20,14 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Command, Commanded, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState, Refusal,
-        Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
+        Command, Commanded, Customer, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState,
+        Refusal, Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
     payment::{Job, JobKey, Payments, What},
     ports::{CreatePayment, Created, Fact, ProviderError},
-    shelf::Hold,
+    shelf::{Buying, Hold, keeps},
     shipping::Shipping,
     sku::{HoldError, Skus},
     store::{
@@ -46,10 +46,10 @@ const IDS: i64 = 64;
 const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
 const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
 
-/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a payment
-/// the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
+/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a refund one
+/// in its place, for a payment the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
 fn ids_of(order: &Order) -> i64 {
-    2 * (order.captures().len() + order.payments.len() + order.shipments.len()) as i64
+    2 * (order.captures().len() + order.payments.len() + order.shipments.len() + order.refunds.len()) as i64
 }
 
 /// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
@@ -71,7 +71,7 @@ pub(crate) enum Msg {
     /// The buyer's browser is back from the provider: ask it what happened.
     Look,
     /// A provider call was answered.
-    Answered { task_id: TaskId, answer: Answer },
+    Answered { payment_id: PaymentId, task_id: TaskId, answer: Answer },
     /// A provider was asked and said this.
     Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
     /// A provider was asked, and there is no telling what it would say.
@@ -223,7 +223,7 @@ impl Actor for Keeper {
             }
             Msg::Work => self.work(state).await,
             Msg::Look => self.look(state).await,
-            Msg::Answered { task_id, answer } => self.answered(state, task_id, answer).await,
+            Msg::Answered { payment_id, task_id, answer } => self.answered(state, payment_id, task_id, answer).await,
             Msg::Facts { payment_id, facts, inbox_id } => self.facts(state, payment_id, &facts, inbox_id).await,
             Msg::NoAnswer => self.put_off(state, None).await,
             Msg::Parcel(news) => self.parcel_news(state, news).await,
@@ -323,9 +323,14 @@ impl Keeper {
         self.payments.run(&payment.provider, job).await;
     }
 
-    async fn answered(&self, state: &mut State, task_id: TaskId, answer: Answer) {
-        let Some(task) = state.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return };
-        let Some(payment_id) = task.about.payment_id() else { return };
+    async fn answered(&self, state: &mut State, payment_id: PaymentId, task_id: TaskId, answer: Answer) {
+        if !state.order.tasks.iter().any(|task| task.id == task_id) {
+            // it was called off while it was under way, and may have been done all the same
+            if let Answer::Facts(facts) = answer {
+                self.facts(state, payment_id, &facts, None).await;
+            }
+            return;
+        }
         let settled = match &answer {
             Answer::Announced(created) => {
                 let announce = |draft: &mut Draft<'_>| {
@@ -469,10 +474,14 @@ impl Keeper {
                     continue;
                 }
                 let held = self.hold_again(&draft.order).await?;
-                let parts = draft.restocked(wish, held.is_some());
+                let keeps = held.as_ref().map(|holds| keeps(holds, self.context.policy.hold));
+                let parts = draft.restocked(wish, keeps);
                 entry.lines.extend(self.pair(&parts, held.unwrap_or_default()));
             }
             draft.follow_up();
+            if entry.lines.iter().any(|line| line.hold.share().is_some()) {
+                entry.look_id = draft.next_id();
+            }
             let idle = draft.is_idle();
             if idle && matches!(beside, Beside::Nothing) {
                 return Ok(answer);
@@ -497,7 +506,10 @@ impl Keeper {
                     state.order = next;
                     return Ok(answer);
                 }
-                Verdict::Stale => state.order = load(&self.context, self.order_id).await?,
+                Verdict::Stale => {
+                    state.order = load(&self.context, self.order_id).await?;
+                    self.recount(&state.order).await;
+                }
                 Verdict::Superseded => return Err(Refusal::Superseded),
                 Verdict::KeyTaken => return Err(Refusal::KeyReused), // the caller looks up what for
                 Verdict::Failed => {
@@ -509,15 +521,25 @@ impl Keeper {
         Err(Refusal::Busy)
     }
 
-    /// Holds the order's lines afresh, in order of SKU; none if any of them is sold out.
+    /// It may be a sale that has moved on: what it has given of these SKUs is counted afresh.
+    async fn recount(&self, order: &Order) {
+        for part in order.lines().filter(|part| part.share.is_some()) {
+            self.skus.recount(part.sku_id).await;
+        }
+    }
+
+    /// Holds the order's lines afresh, in order of SKU and as they were sold; none if any of them is sold out, or no longer
+    /// sold in this way.
     async fn hold_again(&self, order: &Order) -> Result<Option<Vec<Hold>>, Refusal> {
         let mut lines: Vec<Part> = order.lines().collect();
         lines.sort_unstable_by_key(|part| part.sku_id);
         let mut holds = Vec::with_capacity(lines.len());
+        let customer = Customer::guest(&order.email);
         for part in lines {
-            match self.skus.hold(part.sku_id, part.quantity).await {
+            let buying = Buying { sale_id: part.share.map(|share| share.sale_id), customer };
+            match self.skus.hold_for(buying, part.sku_id, part.quantity).await {
                 Ok(hold) => holds.push(hold),
-                Err(HoldError::SoldOut { .. }) => return Ok(None),
+                Err(HoldError::SoldOut { .. } | HoldError::NotOffered(_)) => return Ok(None),
                 Err(HoldError::Refused(refusal)) => return Err(refusal),
             }
         }
@@ -592,18 +614,17 @@ impl Keeper {
             TaskKind::Void => Some(What::Void {
                 task_id: task.id,
                 provider_order_id: known_as()?,
-                authorisation_id: payment.authorisation_left()?.0.to_owned(),
+                authorisation_id: payment.still_reserved()?.to_owned(),
             }),
             TaskKind::Refund => {
                 let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
-                let others = order.refunds.iter().filter(|other| other.id != refund.id);
-                let bound = others.filter_map(|other| other.provider_refund_id.clone());
                 Some(What::Refund {
                     task_id: task.id,
+                    refund_id: refund.id,
                     provider_order_id: known_as()?,
                     capture_id: refund.capture_id.clone(),
                     amount: refund.amount,
-                    unlike: (age > REFUND_IDS_KEPT).then(|| bound.collect()),
+                    look_first: age > REFUND_IDS_KEPT,
                 })
             }
             TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels => None,

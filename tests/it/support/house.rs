@@ -31,6 +31,8 @@ pub(crate) struct House {
     /// `SOUK_…` variables of every process of this house.
     variables: Vec<(String, String)>,
     engine: Option<Child>,
+    /// How the last process ended.
+    ended: Option<ExitStatus>,
     watcher: Child,
 }
 
@@ -56,6 +58,7 @@ impl House {
             bank: Bank::new(format!("http://127.0.0.1:{sandbox}")),
             variables,
             engine: None,
+            ended: None,
             watcher: watcher(&dir),
             dir,
         }
@@ -94,6 +97,7 @@ impl House {
         let engine = command.spawn().expect("souk runs");
         fs::write(self.dir.join("engine.pid"), engine.id().to_string()).expect("a file");
         self.engine = Some(engine);
+        self.ended = None;
     }
 
     /// Starts the shop; how long it took until it was ready, or none if it died before.
@@ -117,16 +121,18 @@ impl House {
         Some(took)
     }
 
-    async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         let ready = self.api.request(reqwest::Method::GET, "/readyz").timeout(Duration::from_secs(2));
         Answer::of(ready).await.is_ok_and(|answer| answer.status == 200)
     }
 
     /// How the shop's process ended, if it has.
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
-        let ended = self.engine.as_mut()?.try_wait().expect("it is our child")?;
-        self.forget();
-        Some(ended)
+        if let Some(engine) = &mut self.engine {
+            self.ended = Some(engine.try_wait().expect("it is our child")?);
+            self.forget();
+        }
+        self.ended
     }
 
     fn forget(&mut self) {

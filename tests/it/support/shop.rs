@@ -1,7 +1,7 @@
 //! A whole shop over real HTTP, a provider sandbox of its own beside it, and the words in which buyers and staff speak.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Deref,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicU32, Ordering},
@@ -367,9 +367,25 @@ pub(crate) fn dollars(amount: &Value) -> f64 {
 
 /// The shop has of each order, by its own rows, what the bank says that it has kept; or soon will.
 pub(crate) async fn books_agree(shop: &TestShop) {
-    let agree = async || kept_by_shop(shop).await == kept_at_bank(shop).await;
-    let told = async || format!("shop {:?}\nbank {:?}", kept_by_shop(shop).await, kept_at_bank(shop).await);
-    eventually_or("shop and bank have the same money", agree, told).await;
+    let differ = books_differ(shop).await;
+    assert!(differ.is_empty(), "{differ:#?}");
+}
+
+/// The orders of which the shop says something else than the bank, and does not soon say the same.
+pub(crate) async fn books_differ(shop: &TestShop) -> Vec<String> {
+    let patience = std::time::Instant::now() + PATIENCE;
+    loop {
+        let (here, there) = (kept_by_shop(shop).await, kept_at_bank(shop).await);
+        if here == there || std::time::Instant::now() > patience {
+            let known: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+            let differ = known.into_iter().filter(|order_id| here.get(*order_id) != there.get(*order_id));
+            let told = |order_id: &String| {
+                format!("{order_id}: the shop has {:?}, the bank says {:?}", here.get(order_id), there.get(order_id))
+            };
+            return differ.map(told).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// What is left of the money of each order that has brought any, in minor units of whatever currency.

@@ -14,6 +14,8 @@ mod refunds;
 mod returns;
 mod staff;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod tests;
 
 use std::ops::Range;
@@ -58,8 +60,6 @@ impl<'a> Draft<'a> {
     /// Ends it: the order as it will be, and the rows.
     #[must_use]
     pub fn finish(mut self) -> (Order, Changes) {
-        self.let_go();
-        self.end_cancel();
         let expected = self.order.version;
         self.order.version += 1;
         let moved = OrderMove {
@@ -155,7 +155,8 @@ impl<'a> Draft<'a> {
         let order_id = self.order.id;
         let Some(part) = self.order.parts.iter_mut().find(|part| part.part == number) else { return };
         let from = std::mem::replace(&mut part.state, to);
-        self.changes.parts.push(PartMove { order_id, part: number, sku_id: part.sku_id, from, to, cause });
+        let (sku_id, units, share) = (part.sku_id, part.quantity, part.share);
+        self.changes.parts.push(PartMove { order_id, part: number, sku_id, from, to, cause, units, share });
     }
 
     /// A part of exactly `quantity` units out of part `number`: that part itself where it has no more, else one that is split
@@ -241,6 +242,7 @@ impl<'a> Draft<'a> {
             state: refund.state,
             provider_refund_id: refund.provider_refund_id.clone(),
             command_id: refund.command_id,
+            replaces: refund.replaces,
         });
     }
 
@@ -259,7 +261,8 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn next_id(&mut self) -> i64 {
+    /// A number that nothing else has.
+    pub(crate) fn next_id(&mut self) -> i64 {
         self.ids.next().expect("the caller leases more ids than one decision can use")
     }
 }

@@ -1,18 +1,23 @@
 //! What a provider says of an order's money, and what follows from it.
 
+use chrono::TimeDelta;
 use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, TaskState,
-    change::Cause,
+    Fact, FactKind, FactStatus, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState,
+    Restock, TaskState, change::Cause,
 };
+
+/// Why an order is held back of whose reserved money only a part was taken.
+const PARTIALLY_PAID: &str = "partially_paid";
 
 impl Draft<'_> {
     /// Takes a provider's facts in; says what stock they ask for. The caller tries to hold it and reports with
     /// [`Draft::restocked`] before it finishes the draft.
     pub fn learn(&mut self, payment_id: PaymentId, facts: Vec<Fact>) -> Vec<Restock> {
         let total = self.order.total;
+        self.know_ours(payment_id, &facts);
         let Some(payment) = self.payment_mut(payment_id) else { return Vec::new() };
         let (fresh, events) = payment.learn(facts, total);
         self.changes.facts.extend(fresh.into_iter().map(|fact| (payment_id, fact)));
@@ -49,6 +54,10 @@ impl Draft<'_> {
                 self.reversed(payment_id, &capture_id);
                 None
             }
+            PaymentEvent::PartlyReversed { capture_id } => {
+                self.partly_reversed(payment_id, &capture_id);
+                None
+            }
             PaymentEvent::Restored { capture_id } => {
                 self.restored(payment_id, &capture_id);
                 None
@@ -57,12 +66,12 @@ impl Draft<'_> {
                 self.disputed(payment_id);
                 None
             }
-            PaymentEvent::DisputeEnded { lost, .. } => {
-                self.dispute_ended(payment_id, lost);
+            PaymentEvent::DisputeEnded { capture_id, lost } => {
+                self.dispute_ended(payment_id, &capture_id, lost);
                 None
             }
-            PaymentEvent::Refund { provider_refund_id, capture_id, amount, state } => {
-                self.refund_news(payment_id, provider_refund_id, capture_id, amount, state);
+            PaymentEvent::Refund { provider_refund_id, capture_id, amount, state, late } => {
+                self.refund_news(payment_id, provider_refund_id, capture_id, amount, (state, late));
                 None
             }
         }
@@ -130,46 +139,52 @@ impl Draft<'_> {
             return None;
         };
         let total = self.order.total;
-        if amount.currency != total.currency || amount.minor > total.minor || !ours {
+        let too_much = amount.minor > total.minor && !self.may_have_claim();
+        if amount.currency != total.currency || too_much || !ours {
             self.refund(payment_id, &capture_id, amount, "mismatch");
             return None;
         }
         match self.order.status {
             OrderStatus::AwaitingPayment => self.part_or_all(payment_id, &capture_id, amount),
-            OrderStatus::Expired if amount == total => {
+            OrderStatus::Expired if amount == total && !self.was_slow(payment_id) => {
                 return Some(Restock::LateMoney { payment_id, capture_id, amount });
             }
             OrderStatus::Expired => self.refund(payment_id, &capture_id, amount, "expired"),
-            OrderStatus::Confirmed | OrderStatus::Completed => {
-                let captures = self.order.captures();
-                let capture = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id)?;
-                self.refund_surplus(capture, "overpaid");
-                // somebody took less than was reserved, at the provider: a person must look
-                if !self.order.is_paid() && self.order.authorised().is_none() {
-                    self.hold_back("partially_paid");
-                }
-            }
-            // what the order then has a claim to is known when its carriers have decided
-            OrderStatus::Cancelling if self.order.awaits_carrier() => {}
-            OrderStatus::Cancelling | OrderStatus::Cancelled => {
+            OrderStatus::Cancelling | OrderStatus::Cancelled if !self.may_have_claim() => {
                 self.refund(payment_id, &capture_id, amount, "cancelled");
+            }
+            OrderStatus::Confirmed | OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled => {
+                let capture = self.capture(payment_id, &capture_id)?;
+                self.refund_surplus(&capture, "overpaid");
+                // somebody took less than was reserved, at the provider: they take the rest, or a person must look
+                if self.order.is_paid() {
+                    self.lift(PARTIALLY_PAID);
+                } else if self.order.authorised().is_none() {
+                    self.hold_back(PARTIALLY_PAID);
+                }
             }
         }
         None
     }
 
+    /// Whether the order keeps what it costs of money that comes: while carriers decide about a cancel, too.
+    pub(super) fn may_have_claim(&self) -> bool {
+        match self.order.status {
+            OrderStatus::Confirmed | OrderStatus::Completed => true,
+            OrderStatus::Cancelling => self.order.awaits_carrier(),
+            OrderStatus::AwaitingPayment | OrderStatus::Cancelled | OrderStatus::Expired => false,
+        }
+    }
+
     /// The total is here, or part of it: several parts that together reach the total are as good as the whole.
     pub(super) fn part_or_all(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money) {
-        let captures = self.order.captures();
-        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
-            return;
-        };
-        if self.order.left_of(capture) < amount.minor {
+        let Some(capture) = self.capture(payment_id, capture_id) else { return };
+        if self.order.left_of(&capture) < amount.minor {
             // (part of) it went back before anybody told us that it came
             self.refund(payment_id, capture_id, amount, "mismatch");
         } else if self.order.kept_minor() >= self.order.total.minor {
             self.confirm();
-            self.refund_surplus(capture, "overpaid");
+            self.refund_surplus(&capture, "overpaid");
         } else {
             let kept = Money::new(self.order.kept_minor(), amount.currency);
             self.event("partially_paid", json!({ "paid": kept, "hold_expires_at": self.order.deadline }));
@@ -178,31 +193,32 @@ impl Draft<'_> {
 
     /// Stock for late money or a late approval was held again, or is gone.
     ///
-    /// Returns the parts that the caller must write with the holds it has got; none where stock is gone.
-    pub fn restocked(&mut self, wish: &Restock, held: bool) -> Vec<Part> {
+    /// Told for how long it is held again, it returns the parts that the caller must write with the holds it has got; none
+    /// where stock is gone.
+    pub fn restocked(&mut self, wish: &Restock, held: Option<TimeDelta>) -> Vec<Part> {
         match (wish, held) {
-            (Restock::LateMoney { .. } | Restock::LateAuthorisation { .. }, true) => {
+            (Restock::LateMoney { .. } | Restock::LateAuthorisation { .. }, Some(_)) => {
                 self.order.status = OrderStatus::Confirmed;
                 self.event("confirmed", json!({ "late": true }));
                 self.fresh_parts(PartState::Committed)
             }
-            (Restock::LateMoney { payment_id, capture_id, amount }, false) => {
+            (Restock::LateMoney { payment_id, capture_id, amount }, None) => {
                 self.refund(*payment_id, capture_id, *amount, "out_of_stock");
                 Vec::new()
             }
-            (Restock::LateAuthorisation { payment_id }, false) => {
+            (Restock::LateAuthorisation { payment_id }, None) => {
                 self.set_payment(*payment_id, PaymentState::Failed); // and what is reserved is let go
                 self.event("approved_too_late", json!({ "payment_id": payment_id, "charged": false }));
                 Vec::new()
             }
-            (Restock::LateApproval { payment_id }, true) => {
+            (Restock::LateApproval { payment_id }, Some(keeps)) => {
                 self.order.status = OrderStatus::AwaitingPayment;
-                self.order.deadline = self.at + self.policy.hold;
+                self.order.deadline = self.at + keeps;
                 self.event("reopened", json!({ "hold_expires_at": self.order.deadline }));
                 self.take(*payment_id);
                 self.fresh_parts(PartState::Held)
             }
-            (Restock::LateApproval { payment_id }, false) => {
+            (Restock::LateApproval { payment_id }, None) => {
                 self.set_payment(*payment_id, PaymentState::Failed);
                 self.event("approved_too_late", json!({ "payment_id": payment_id, "charged": false }));
                 Vec::new()
@@ -215,9 +231,8 @@ impl Draft<'_> {
     pub fn is_paid_for(&self, wish: &Restock) -> bool {
         match wish {
             Restock::LateMoney { payment_id, capture_id, amount } => {
-                let captures = self.order.captures();
-                let mut late = captures.iter().filter(|c| c.payment_id == *payment_id && c.capture_id == *capture_id);
-                late.any(|capture| self.order.left_of(capture) >= amount.minor)
+                let late = self.capture(*payment_id, capture_id);
+                late.is_some_and(|capture| self.order.left_of(&capture) >= amount.minor)
             }
             Restock::LateApproval { .. } | Restock::LateAuthorisation { .. } => true,
         }
@@ -250,15 +265,27 @@ impl Draft<'_> {
         self.event("confirmed", json!({}));
     }
 
-    /// The provider is undecided: the lines stay kept for as long as the shop's policy says.
+    /// The provider is undecided: the lines stay kept for as long as the shop's policy says. What was bought in a sale is not
+    /// kept for days: the order is called off, and its money, should it come, goes back.
     fn pending(&mut self, payment_id: PaymentId) {
         self.set_payment(payment_id, PaymentState::Pending);
-        if self.order.status == OrderStatus::AwaitingPayment {
+        let waits = self.order.status == OrderStatus::AwaitingPayment;
+        if waits && !self.order.is_of_a_sale() {
             let own_end = self.order.deadline;
             self.order.hold_ends_at.get_or_insert(own_end);
             self.order.deadline = own_end.max(self.at + self.policy.pending_hold);
         }
         self.event("payment_pending", json!({ "payment_id": payment_id, "hold_expires_at": self.order.deadline }));
+        if waits && self.order.is_of_a_sale() {
+            self.cancel_unpaid(json!({ "reason": "slow_payment" }));
+        }
+    }
+
+    /// Whether an attempt was undecided for a while, which a sale does not wait for.
+    fn was_slow(&self, payment_id: PaymentId) -> bool {
+        let pending = |fact: &Fact| fact.kind == FactKind::Capture && fact.status == FactStatus::Pending;
+        let slow = |payment: &Payment| payment.id == payment_id && payment.facts.iter().any(pending);
+        self.order.is_of_a_sale() && self.order.payments.iter().any(slow)
     }
 
     pub(super) fn declined(&mut self, payment_id: PaymentId, why: &str) {

@@ -6,20 +6,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Draft, Funds};
 use crate::domain::{
     Address, Capture, Created, Fact, FactKind, FactStatus, Intent, Money, Order, OrderId, OrderStatus, Part, PartState,
-    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SkuId,
+    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SaleId, SaleShare, SkuId,
 };
 
-const PAYMENT: PaymentId = PaymentId(7);
+pub(super) const PAYMENT: PaymentId = PaymentId(7);
 
-fn at(seconds: i64) -> DateTime<Utc> {
+pub(super) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
 }
 
-fn usd(minor: i64) -> Money {
+pub(super) fn usd(minor: i64) -> Money {
     Money::new(minor, "USD".parse().expect("known"))
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy {
         hold: TimeDelta::minutes(15),
         capture_margin: TimeDelta::seconds(30),
@@ -29,7 +29,7 @@ fn policy() -> Policy {
     }
 }
 
-fn order(intent: Intent) -> Order {
+pub(super) fn order(intent: Intent) -> Order {
     let created = Created { provider_order_id: "PO".into(), approve_url: "https://pay.example/PO".into() };
     let payment = Payment {
         id: PAYMENT,
@@ -50,6 +50,7 @@ fn order(intent: Intent) -> Order {
         unit_price_minor: 500,
         state: PartState::Held,
         split_of: None,
+        share: None,
     };
     Order {
         id: OrderId(1),
@@ -82,7 +83,7 @@ fn order(intent: Intent) -> Order {
     }
 }
 
-fn fact(kind: FactKind, id: &str, status: FactStatus, minor: i64, seconds: i64) -> Fact {
+pub(super) fn fact(kind: FactKind, id: &str, status: FactStatus, minor: i64, seconds: i64) -> Fact {
     let of_capture = matches!(kind, FactKind::Refund | FactKind::Dispute);
     Fact {
         kind,
@@ -115,6 +116,8 @@ fn words() -> Vec<Fact> {
         fact(Kind::Capture, "CAP", Status::Completed, 1_000, 10),
         fact(Kind::Authorisation, "AUTH", Status::Created, 1_000, 2),
         fact(Kind::Authorisation, "AUTH", Status::Voided, 1_000, 8),
+        fact(Kind::Capture, "CAP", Status::PartiallyReversed, 1_000, 8),
+        fact(Kind::Dispute, "DIS", Status::Lost, 300, 11),
     ]
 }
 
@@ -122,6 +125,7 @@ fn tell(order: &Order, facts: Vec<Fact>) -> Order {
     let policy = policy();
     let mut draft = Draft::new(order, at(20), &policy, 100 * i64::from(order.version)..i64::MAX);
     assert!(draft.learn(PAYMENT, facts).is_empty(), "the hold lives: nothing asks for stock");
+    draft.follow_up();
     draft.finish().0
 }
 
@@ -160,8 +164,10 @@ fn is_sound(order: &Order, told: &[&Fact]) {
 fn any_three_words_in_any_order_say_the_same_of_the_money() {
     let words = words();
     let mut tried = 0;
-    for intent in [Intent::Capture, Intent::Authorise] {
-        let fresh = order(intent);
+    let in_a_sale = Some(SaleShare { sale_id: SaleId(1), customer: None });
+    for (intent, share) in [(Intent::Capture, None), (Intent::Authorise, None), (Intent::Capture, in_a_sale)] {
+        let mut fresh = order(intent);
+        fresh.parts[0].share = share;
         for (a, b, c) in (0..words.len()).flat_map(|a| (0..a).flat_map(move |b| (0..b).map(move |c| (a, b, c)))) {
             let mut known: Option<Vec<Capture>> = None;
             for three in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
@@ -181,6 +187,22 @@ fn any_three_words_in_any_order_say_the_same_of_the_money() {
         }
     }
     assert!(tried > 10_000, "{tried}");
+}
+
+#[test]
+fn what_was_bought_in_a_sale_waits_for_no_slow_payment() {
+    let words = words();
+    let mut fresh = order(Intent::Capture);
+    fresh.parts[0].share = Some(SaleShare { sale_id: SaleId(1), customer: None });
+    let slow = tell(&fresh, vec![words[1].clone()]);
+    assert_eq!((slow.status, slow.parts[0].state), (OrderStatus::Cancelled, PartState::Released));
+    let back = tell(&slow, vec![words[3].clone()]);
+    assert_eq!((back.kept_minor(), back.refunds[0].amount), (0, usd(1_000)));
+    // also where it was over before anybody knew
+    let mut expired = fresh.clone();
+    (expired.status, expired.parts[0].state) = (OrderStatus::Expired, PartState::Expired);
+    let back = tell(&tell(&expired, vec![words[1].clone()]), vec![words[3].clone()]);
+    assert_eq!((back.status, back.refunds[0].amount), (OrderStatus::Expired, usd(1_000)));
 }
 
 #[test]
