@@ -2,10 +2,12 @@
 # make test    everything that is checked: form, lints, every test
 # make check   form and lints alone
 # make bench   figures, each beside its baseline
+# make soak    ten minutes (SOUK_SOAK_SECONDS) of buyers while engine and Postgres are killed again and again; ends with a
+#              verdict and a clean audit. The same again by SOUK_SOAK_SEED, which it prints
 # make clients the provider sandbox, driven through the providers' own clients (needs python3, npm and their registries)
 # make prepare what the others need and a fresh machine lacks
 
-.PHONY: run test check bench clients prepare
+.PHONY: run test check bench soak clients prepare
 
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -15,7 +17,7 @@ run: prepare
 	./target/release/souk serve
 
 test: check
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 check: prepare
 	cargo fmt --all --check
@@ -23,6 +25,9 @@ check: prepare
 
 bench: prepare
 	cargo bench --locked --bench hot_sku
+
+soak: prepare
+	cargo test --release --locked --test it -- --ignored --exact hammer::soaked --nocapture
 
 clients: prepare
 	./tests/clients/run.sh

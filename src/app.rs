@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use souk_actors::{
     Engine, Settings,
     clock::Clock,
-    domain::{OrderId, Policy},
+    domain::{OrderId, Policy, RoomRules},
     faults::Faults,
     ports::{Carrier, Notifier, PaymentProvider},
 };
@@ -31,7 +31,7 @@ use crate::{
     },
     http,
     problem::Problem,
-    shop::{Limits, Shop, demo, products, quote::Prices, shipping::Shipping},
+    shop::{Limits, Shop, demo, live::Live, products, quote::Prices, shipping::Shipping},
     telemetry,
 };
 
@@ -41,6 +41,8 @@ const SHORTEST_KEPT: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often stock is looked for that was never opened.
 const FORGOTTEN: Duration = Duration::from_secs(30);
+/// As many SKUs as can have been made between two looks; the first look is at all of them.
+const LATELY: i64 = 20_000;
 
 /// How often metrics are put in order; samples are kept until then, or until somebody reads them.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -104,6 +106,7 @@ impl App {
             pool: config.database.pool,
             admission: config.checkout.admission,
             policy: policy(config),
+            rooms: room_rules(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
             notifiers,
             carriers: carrier.iter().map(|carrier| Arc::clone(carrier) as Arc<dyn Carrier>).collect(),
@@ -113,6 +116,7 @@ impl App {
             faults: Arc::clone(&faults),
         };
         let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
+        let (stop, stopped) = watch::channel(false);
         let shop = Arc::new(Shop {
             engine,
             prices: Prices::new(pool.clone()),
@@ -120,14 +124,15 @@ impl App {
             keys,
             paypal,
             shipping: Shipping::new(config, carrier),
+            live: Live::new(config.http.listeners, stopped.clone()),
             merchants,
             limits: limits(config),
         });
         fill(config, &shop).await?;
 
-        let (stop, stopped) = watch::channel(false);
         let idle = Duration::from_secs(config.http.idle_seconds);
-        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), idle, stopped));
+        let routes = http::routes(Arc::clone(&shop));
+        let server = tokio::spawn(http::serve(listener, routes, config.http.listeners, idle, stopped));
         let mut beats = JoinSet::new();
         beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
         beats.spawn(keep_metrics());
@@ -156,6 +161,11 @@ fn policy(config: &Config) -> Policy {
         attempts: config.checkout.payment_attempts,
         intent: config.checkout.intent.into(),
     }
+}
+
+fn room_rules(config: &Config) -> RoomRules {
+    let wanted = &config.waiting_room;
+    RoomRules { admission: TimeDelta::seconds(wanted.admission_seconds), most: wanted.most_waiting }
 }
 
 fn limits(config: &Config) -> Limits {
@@ -316,15 +326,15 @@ fn file(what: &str, source: io::Error) -> StartError {
 /// What an earlier life left to do, and something to sell for a shop that has nothing.
 async fn fill(config: &Config, shop: &Shop) -> Result<(), StartError> {
     let said = |problem: Problem| StartError::Setting(problem.to_string());
-    open_forgotten(shop).await.map_err(said)?;
+    open_forgotten(shop, None).await.map_err(said)?;
     if config.mode == Mode::Development {
         demo::seed(&shop.pool, &shop.engine, shop.engine.clock().now()).await.map_err(said)?;
     }
     Ok(())
 }
 
-async fn open_forgotten(shop: &Shop) -> Result<(), Problem> {
-    let forgotten = products::open_forgotten(&shop.pool, &shop.engine).await?;
+async fn open_forgotten(shop: &Shop, newest: Option<i64>) -> Result<(), Problem> {
+    let forgotten = products::open_forgotten(&shop.pool, &shop.engine, newest).await?;
     if forgotten > 0 {
         tracing::warn!(skus = forgotten, "opened stock that had been left unopened");
     }
@@ -336,7 +346,7 @@ async fn open_forgotten(shop: &Shop) -> Result<(), Problem> {
 async fn open_what_was_forgotten(shop: Arc<Shop>) {
     loop {
         tokio::time::sleep(FORGOTTEN).await;
-        if let Err(problem) = open_forgotten(&shop).await {
+        if let Err(problem) = open_forgotten(&shop, Some(LATELY)).await {
             tracing::debug!(%problem, "stock is not looked after now");
         }
     }

@@ -49,6 +49,12 @@ pub const PARCEL_POINTS: &[&str] = &[
     "order.tracked",
 ];
 
+/// Every named place of what is done for a label beside buying and voiding it.
+pub const LABEL_POINTS: &[&str] = &["shipping.after_fetch", "shipping.after_sweep"];
+
+/// All of them.
+pub const LISTS: &[&[&str]] = &[POINTS, BULK_POINTS, VOID_POINTS, PARCEL_POINTS, LABEL_POINTS];
+
 /// What happens at an armed place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -101,12 +107,8 @@ impl Faults {
             Some("panic") => Fault::Panic,
             other => return Err(format!("a fault is `abort:…` or `panic:…`, not {other:?}")),
         };
-        let point = words
-            .next()
-            .filter(|point| {
-                [POINTS, BULK_POINTS, VOID_POINTS, PARCEL_POINTS].iter().any(|points| points.contains(point))
-            })
-            .ok_or("no such place")?;
+        let point =
+            words.next().filter(|point| LISTS.iter().any(|points| points.contains(point))).ok_or("no such place")?;
         let spare = words.next().unwrap_or("0").parse().map_err(|_| "the number of passes is a number")?;
         self.arm(point, None, fault, spare, 1);
         Ok(())

@@ -45,6 +45,8 @@ const FORBEARANCE: TimeDelta = TimeDelta::days(5);
 /// What was told is forgotten after so long, looked for once an hour.
 const MEMORY: TimeDelta = TimeDelta::days(30);
 const PRUNING: TimeDelta = TimeDelta::hours(1);
+/// When it goes on with that, where more is to be forgotten than is forgotten at once.
+const AGAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// How long news wait after their first try, their second …; after the last one they are given up.
 fn patience(channel: Channel, tries: i32) -> Option<TimeDelta> {
@@ -239,8 +241,10 @@ impl Teller {
             return;
         }
         *pruned = Some(now);
-        if let Err(error) = notices::prune(&self.context.pool, now - MEMORY).await {
-            tracing::debug!(%error, "the outbox is not pruned now");
+        match notices::prune(&self.context.pool, now - MEMORY).await {
+            Ok(false) => {}
+            Ok(true) => *pruned = Some(now - PRUNING + AGAIN),
+            Err(error) => tracing::debug!(%error, "the outbox is not pruned now"),
         }
     }
 }

@@ -337,6 +337,7 @@ impl Errand {
             other => other?,
         };
         let kept = parcels::keep_file(&self.context.pool, shipment_id, &file, self.context.clock.now()).await;
+        self.context.faults.hit("shipping.after_fetch", "");
         match kept {
             Ok(()) => Ok(Answer::Filed),
             Err(error) => {
@@ -362,6 +363,7 @@ impl Errand {
             };
             strays.push((stray.label_id, void));
         }
+        self.context.faults.hit("shipping.after_sweep", "");
         Ok(Answer::Swept(strays))
     }
 

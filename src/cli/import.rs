@@ -35,7 +35,7 @@ pub(super) enum What {
         #[arg(long)]
         url: Option<String>,
         /// The import's idempotency key: a file is applied once a key. The file's own content where it is not given, so
-        /// that whoever is unsure may simply say it again.
+        /// that whoever is unsure may simply say it again within three days, as long as keys are kept.
         #[arg(long)]
         key: Option<String>,
     },

@@ -2,6 +2,7 @@
 
 mod audit;
 mod dead_letters;
+mod hammer;
 mod import;
 mod sandbox;
 mod seed;
@@ -63,6 +64,18 @@ enum Command {
         #[arg(long, value_name = "ID")]
         replay: Option<String>,
     },
+    /// Load for a running shop over HTTP, and a verdict: whether all that it acknowledged is true. Exits with 1 if not.
+    ///
+    /// Puts SKUs of its own on the shelf (by the staff's API), sends buyers, and prints a table of what they were told and
+    /// how long it took. Each acknowledged order is written to a journal before it is counted. At the end whoever got no
+    /// answer asks again with the same key, and the journal is held against the shop: every acknowledged order is there,
+    /// once; stock and ledger agree; nothing is oversold; the audit is clean. The shop may be killed and restarted meanwhile.
+    ///
+    /// Orders stay in the shop: use one whose books nobody needs. Ctrl-C ends the load, and the table and verdict come.
+    Hammer {
+        #[command(subcommand)]
+        what: hammer::What,
+    },
     /// Check everything that must be true of the database; prints what is not, and then exits with 1.
     Audit,
 }
@@ -101,6 +114,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Import { what } => import::run(config, what).await,
             Command::Tree { limit } => tree::run(config, limit).await,
             Command::DeadLetters { replay } => dead_letters::run(config, replay).await,
+            Command::Hammer { what } => hammer::run(config, what).await,
             Command::Audit => audit::run(config).await,
         }
     });

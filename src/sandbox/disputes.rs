@@ -189,6 +189,11 @@ impl Verdict {
     }
 }
 
+/// Whether a dispute about a capture was decided for the buyer.
+pub(super) fn is_lost(books: &Books, capture_id: &str) -> bool {
+    books.disputes_of(capture_id).any(|dispute| dispute.outcome == Some(Outcome::ResolvedBuyerFavour))
+}
+
 /// What the verdict does to the money. It may have moved before.
 fn settle(
     books: &Books,
@@ -209,7 +214,9 @@ fn settle(
             };
             Ok(refunds::reverse(base, capture, dispute.amount.minor, reason, now)?.1)
         }
-        Verdict::Seller | Verdict::Withdrawn if taken => Ok(refunds::undo_reversal(books, base, capture, now)?.1),
+        Verdict::Seller | Verdict::Withdrawn if taken && !is_lost(books, &capture.id) => {
+            Ok(refunds::undo_reversal(books, base, capture, now)?.1)
+        }
         Verdict::Buyer | Verdict::Seller | Verdict::Withdrawn => Ok(Change::default()),
     }
 }

@@ -15,7 +15,7 @@ use super::{
     bank::Shared,
     books::{Books, Change, Replay},
     call::Call,
-    clock,
+    clock, disputes,
     draft::MoneyRequest,
     errors::Problem,
     events::{self, put},
@@ -238,6 +238,9 @@ pub(super) fn undo_reversal(
     let refund = refund.ok_or_else(|| {
         Problem::issue("CAPTURE_STATUS_NOT_VALID").because("PayPal has not taken anything out of this capture.")
     })?;
+    if disputes::is_lost(books, &capture.id) {
+        return Err(Problem::issue("CAPTURE_STATUS_NOT_VALID").because("The buyer has won it; that is final."));
+    }
     let refund = Refund { status: RefundStatus::Cancelled, decided: Some(now), ..(**refund).clone() };
     let capture = Arc::new(Capture { reversal: None, updated: now, ..capture.clone() });
     let mut change =

@@ -1,21 +1,26 @@
 //! What comes after a sale, with a process that dies at every named place of it: money that is taken when the goods leave,
-//! given back or let go, labels that are bought and called off, parcels that are tracked, letters, files of stock. The shop
-//! starts again and finishes what it had begun; the bank, the carrier and the mail server tell the same story.
+//! given back or let go, labels that are bought and called off, parcels that are tracked and come back, letters, files of
+//! stock. The shop starts again and finishes what it had begun; the bank, the carrier and the mail server tell the same story.
+//!
+//! `SOUK_COMMITS=1` dies after each commit of a life, and not only after some of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     os::unix::process::ExitStatusExt,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
-use souk_actors::faults::{BULK_POINTS, PARCEL_POINTS, POINTS, VOID_POINTS};
+use souk_actors::faults::{LISTS, POINTS};
 
 use crate::{
     crash::{Gone, alive},
     support::{
+        PATIENCE,
         house::House,
         shop::{Answer, Placed, STAFF, dollars, fresh, is_charge, paid_basket},
     },
@@ -24,6 +29,8 @@ use crate::{
 /// Money is reserved at first, so that there is some to take later and some to let go.
 const RESERVES: (&str, &str) = ("SOUK_CHECKOUT__INTENT", "authorise");
 const OPENING: i64 = 100_000;
+/// So many commits apart are the deaths of a run that was not told otherwise.
+const SOME_COMMITS: usize = 7;
 
 /// The places of a sale that a paid order passes again, and for other reasons.
 const AGAIN: [&str; 8] = [
@@ -108,7 +115,7 @@ impl Story<'_> {
     }
 
     async fn until(&self, placed: &Placed, field: &str, wanted: &str) -> Result<(), Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let order = alive(Answer::of(self.house.api.request(Method::GET, &placed.path(""))).await)?.ok();
             if order[field] == wanted {
@@ -120,7 +127,7 @@ impl Story<'_> {
     }
 
     async fn until_parcel(&self, placed: &Placed, at: usize, wanted: &str) -> Result<Value, Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let parcel = shipments(self.house, placed).await?.remove(at);
             if parcel["status"] == wanted {
@@ -143,7 +150,23 @@ impl Story<'_> {
         self.staff(placed, "shipments", &json!({ "parcel": parcel, "service": service })).await
     }
 
-    /// Stock is corrected by a file, one order is called off, another goes to its buyer by its second label.
+    /// A unit that has arrived comes back, is put on the shelf again and paid back.
+    async fn comes_back(&mut self, placed: &Placed) -> Result<(), Gone> {
+        let unit = json!({ "line": 0, "quantity": 1, "reason": "too small" });
+        let goods = self.ask(&placed.path("/returns"), json!({ "lines": [unit] }).to_string()).await?;
+        let steps = [
+            ("approve", String::new()),
+            ("receive", json!({ "lines": [{ "line": 0, "quantity": 1 }] }).to_string()),
+            ("inspect", json!({ "lines": [{ "line": 0, "restock": 1 }], "refund": true }).to_string()),
+        ];
+        for (step, body) in steps {
+            self.ask(&format!("/v1/admin/returns/{}/{step}", text(&goods, "return_id")), body).await?;
+        }
+        Ok(())
+    }
+
+    /// Stock is corrected by a file, one order is called off, another goes to its buyer by its second label and comes back in
+    /// part. The carrier's answer to the first purchase is lost.
     async fn live(&mut self) -> Result<(), Gone> {
         let file = format!("code,delta,reason\n{},1,found behind the shelf\n", self.code);
         self.ask("/v1/admin/stock/imports?mode=all", file).await?;
@@ -153,6 +176,7 @@ impl Story<'_> {
         self.until(&undone, "status", "cancelled").await?;
 
         let sent = self.reserved(2).await?;
+        self.house.bank.control("shippo/faults", json!({ "on": "buy", "kind": "drop_after" })).await;
         self.pack(&sent).await?;
         let first = self.until_parcel(&sent, 0, "labelled").await?;
         self.staff(&sent, &format!("shipments/{}/void", text(&first, "shipment_id")), &Value::Null).await?;
@@ -165,7 +189,8 @@ impl Story<'_> {
             let path = format!("shippo/tracks/usps/{}", text(&second, "tracking_number"));
             self.house.bank.control(&path, json!({ "status": status })).await;
         }
-        self.until(&sent, "status", "completed").await
+        self.until(&sent, "status", "completed").await?;
+        self.comes_back(&sent).await
     }
 }
 
@@ -196,7 +221,13 @@ async fn ask_again(house: &House, diary: &mut Diary) {
             continue;
         }
         let now = answer.ok();
-        for name in ["order_id", "shipment_id", "refund_ids", "import_id"] {
+        // a return shows how it is now, and so what has been paid back of it
+        let names: &[&str] = if asked.path.contains("returns") {
+            &["order_id", "return_id"]
+        } else {
+            &["order_id", "shipment_id", "refund_ids", "import_id"]
+        };
+        for name in names {
             assert_eq!(now[name], before[name], "{}: acknowledged and lost: {before} {now}", asked.path);
         }
         assert!(now["replayed"].as_bool().unwrap_or(true), "{}: done twice: {now}", asked.path);
@@ -206,7 +237,7 @@ async fn ask_again(house: &House, diary: &mut Diary) {
 /// The shop is back: everything comes to its end, by itself.
 async fn everything_ends_well(house: &House, diary: &mut Diary, point: &str) {
     ask_again(house, diary).await;
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + PATIENCE;
     loop {
         carrier_gives_back(house).await;
         // what the bank and the carrier could not deliver is due again, and so is what the shop has put off
@@ -286,7 +317,7 @@ async fn letters_came_once(house: &House, deaths: usize) {
     assert!(copies.values().all(|copies| *copies <= 2) && doubled <= deaths, "{copies:?}");
 }
 
-/// The file of every wish was applied once, and what left is what was in the parcels that left.
+/// The file of every wish was applied once, what left is what was in the parcels that left, and what came back is there.
 async fn stock_is_right(house: &House, diary: &Diary, sku_id: &str) {
     let files = diary.asked.values().filter(|asked| asked.path.contains("imports"));
     let applied = files.filter(|asked| asked.answer.as_ref().is_some_and(|answer| answer["import_id"].is_string()));
@@ -296,58 +327,120 @@ async fn stock_is_right(house: &House, diary: &Diary, sku_id: &str) {
         let parcels = shipments(house, placed).await.unwrap_or_default();
         let gone = parcels.iter().filter(|parcel| parcel["left_at"].is_string());
         left += gone.flat_map(|parcel| list(parcel, "lines")).filter_map(|line| line["quantity"].as_i64()).sum::<i64>();
+        let returns = house.api.see(&format!("/v1/orders/{}/returns", placed.order_id)).await.ok();
+        let back = list(&returns, "returns").iter().flat_map(|goods| list(goods, "lines"));
+        left -= back.filter_map(|line| line["restocked"].as_i64()).sum::<i64>();
     }
     assert_eq!(house.api.stock(sku_id).await.0, OPENING + found - left, "{found} found, {left} left");
 }
 
-#[test]
-fn every_named_place_is_in_a_story() {
-    let here: BTreeSet<&str> =
-        AGAIN.iter().chain(PARCEL_POINTS).chain(VOID_POINTS).chain(BULK_POINTS).copied().collect();
-    assert!(AGAIN.iter().all(|point| POINTS.contains(point)), "the others are of a story of sales");
-    let sources = ["payment.rs", "shipping.rs", "importer.rs", "outbox.rs", "checkout.rs", "journal.rs", "sku.rs"];
-    let folders = ["engine/buyers.rs", "engine/parcels.rs", "order/mod.rs", "order/parcels.rs"];
-    let mut named = BTreeSet::new();
-    for file in sources.iter().chain(&folders) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("actors/src").join(file);
-        let source = std::fs::read_to_string(path).expect("a file of the engine");
-        for hit in source.split("faults.hit").skip(1) {
-            named.insert(hit.split('"').nth(1).expect("a place has a name").to_owned());
+/// The text of every file of the engine.
+fn engine(dir: &Path, texts: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).expect("a directory of the project") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            engine(&path, texts);
+        } else {
+            texts.push(fs::read_to_string(path).expect("text"));
         }
     }
-    let covered: BTreeSet<String> = here.iter().chain(POINTS).map(|point| (*point).to_owned()).collect();
-    assert_eq!(named, covered, "a place that no process dies at, or one that is nowhere");
+}
+
+/// What is written in the engine is what its lists say, and each of these has a story: [`POINTS`] that of sales, the others
+/// this one.
+#[test]
+fn every_named_place_is_in_a_story() {
+    let mut texts = Vec::new();
+    engine(&Path::new(env!("CARGO_MANIFEST_DIR")).join("actors/src"), &mut texts);
+    let calls = texts.iter().flat_map(|text| [".hit(", ".hit_for("].map(|call| text.split(call).skip(1)));
+    let name = |call: &str| call.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned);
+    let named: Vec<String> = calls.flatten().map(|call| name(call).expect("a place has a name")).collect();
+    let listed: BTreeSet<String> = LISTS.iter().copied().flatten().map(|point| (*point).to_owned()).collect();
+    assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), listed, "a place that is in no list, or nowhere");
+    assert_eq!(LISTS[0], POINTS, "the lists after the first are told here");
+}
+
+/// A shop that reserves money and sells one thing, and all that people remember of it.
+struct Town {
+    house: House,
+    diary: Diary,
+    code: String,
+    sku_id: String,
+    deaths: usize,
+}
+
+impl Town {
+    async fn open() -> Self {
+        let mut house = House::new(&[RESERVES]);
+        house.start(None).await;
+        let code = fresh("PART");
+        let skus = json!([{ "code": code, "price": "12.50", "on_hand": OPENING }]);
+        let product = json!({ "name": fresh("Part"), "currency": "USD", "skus": skus });
+        let made = house.api.order_staff("/v1/admin/products", product).await.ok();
+        let sku_id = text(&made["skus"][0], "sku_id").to_owned();
+        Self { house, diary: Diary::default(), code, sku_id, deaths: 0 }
+    }
+
+    /// A life in a shop that dies at this place, after so many passes, or an earlier one. What the shop then says; none where
+    /// the whole life went by.
+    async fn live(&mut self, point: &str, passes: usize) -> Option<String> {
+        self.house.kill().await;
+        let Some(_) = self.house.start(Some(&format!("abort:{point}:{passes}"))).await else {
+            return Some("it died at once".to_owned());
+        };
+        let (house, diary) = (&self.house, &mut self.diary);
+        let lived = Story { house, diary, sku_id: &self.sku_id, code: &self.code }.live().await;
+        lived.err().map(|Gone(why)| why)
+    }
+
+    /// The shop is dead, starts again, and everything ends well.
+    async fn go_on(&mut self, point: &str) {
+        let ended = self.house.ended().await;
+        assert_eq!(ended.signal(), Some(Signal::SIGABRT as i32), "{point}:\n{}", self.house.log());
+        self.start_again(point).await;
+    }
+
+    async fn start_again(&mut self, point: &str) {
+        self.deaths += 1;
+        self.house.start(None).await.expect("it starts");
+        everything_ends_well(&self.house, &mut self.diary, point).await;
+        self.house.audit();
+    }
+
+    async fn close(mut self) {
+        self.house.kill().await; // a fault may still be armed
+        self.start_again("the end").await;
+        letters_came_once(&self.house, 2 * self.deaths).await;
+        stock_is_right(&self.house, &self.diary, &self.sku_id).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shop_that_dies_at_any_point_of_an_orders_life_finishes_it() {
-    let mut house = House::new(&[RESERVES]);
-    house.start(None).await;
-    let code = fresh("PART");
-    let skus = json!([{ "code": code, "price": "12.50", "on_hand": OPENING }]);
-    let product = json!({ "name": fresh("Part"), "currency": "USD", "skus": skus });
-    let made = house.api.order_staff("/v1/admin/products", product).await.ok();
-    let sku_id = text(&made["skus"][0], "sku_id").to_owned();
-    let points: Vec<&str> = PARCEL_POINTS.iter().chain(VOID_POINTS).chain(BULK_POINTS).chain(&AGAIN).copied().collect();
-    let mut diary = Diary::default();
-    for (at, point) in points.iter().enumerate() {
-        house.kill().await;
-        if house.start(Some(&format!("abort:{point}:{}", at % 2))).await.is_some() {
-            let patience = Instant::now() + Duration::from_secs(60);
-            let gone = loop {
-                assert!(Instant::now() < patience, "{point} is never passed");
-                let mut story = Story { house: &house, diary: &mut diary, sku_id: &sku_id, code: &code };
-                if let Err(gone) = story.live().await {
-                    break gone;
-                }
-            };
-            println!("{point}: {}", gone.0);
+    let mut town = Town::open().await;
+    for (at, point) in LISTS[1..].iter().copied().flatten().chain(&AGAIN).enumerate() {
+        let patience = Instant::now() + PATIENCE;
+        let mut gone = town.live(point, at % 2).await;
+        while gone.is_none() {
+            assert!(Instant::now() < patience, "{point} is never passed");
+            gone = town.live(point, 0).await;
         }
-        assert_eq!(house.ended().await.signal(), Some(Signal::SIGABRT as i32), "{point}:\n{}", house.log());
-        house.start(None).await.expect("it starts");
-        everything_ends_well(&house, &mut diary, point).await;
-        house.audit();
+        println!("{point}: {}", gone.unwrap_or_default());
+        town.go_on(point).await;
     }
-    letters_came_once(&house, 2 * points.len()).await;
-    stock_is_right(&house, &diary, &sku_id).await;
+    town.close().await;
+}
+
+/// Wherever a decision of any kind has just been committed and nobody knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_that_dies_after_any_commit_of_an_orders_life_finishes_it() {
+    let apart = std::env::var("SOUK_COMMITS").map_or(SOME_COMMITS, |apart| apart.parse().expect("a number"));
+    let mut town = Town::open().await;
+    for passes in (0..).step_by(apart) {
+        let Some(gone) = town.live("journal.after_commit", passes).await else { break };
+        println!("after {passes} commits: {gone}");
+        town.go_on("journal.after_commit").await;
+    }
+    assert!(town.deaths > 40 / apart, "a life has more commits");
+    town.close().await;
 }

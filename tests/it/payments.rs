@@ -334,6 +334,7 @@ async fn reserved_money_that_lapses_undoes_the_order() {
     let sku_id = shop.sku(1).await;
     let (order_id, provider_order_id) = shop.sold(sku_id, 1).await;
     shop.later(TimeDelta::days(2));
+    shop.all_checked().await;
     shop.provider.decide_authorisation(&provider_order_id, FactStatus::Voided);
     shop.later(TimeDelta::days(2)); // nobody calls: it is asked about daily
     shop.becomes(order_id, OrderStatus::Cancelled).await;

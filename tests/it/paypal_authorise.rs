@@ -13,7 +13,7 @@ use crate::{
     paypal_table::{end, heard},
     support::{
         eventually,
-        shop::{Placed, TestShop},
+        shop::{HASTY, Placed, TestShop},
     },
 };
 
@@ -96,7 +96,7 @@ async fn the_rest_of_what_was_taken_in_part_is_let_go() {
 /// Staff take what is reserved, twice over and whatever becomes of the answer: it is taken once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taken_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         Value::Null,
@@ -128,7 +128,7 @@ async fn taken_once_whatever_becomes_of_the_answer() {
 /// Whatever goes wrong with the call that reserves, it is made once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reserved_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         json!({ "kind": "drop_before" }),
@@ -157,7 +157,7 @@ async fn reserved_once_whatever_becomes_of_the_answer() {
 /// Called off: what was reserved is let go, once, whatever becomes of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn called_off_and_let_go() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let faults = [
         Value::Null,
         json!({ "kind": "drop_after" }),

@@ -4,8 +4,11 @@ use serde_json::{Value, json};
 
 use crate::{
     money::{count, hurry, only_capture},
-    paypal_table::{end, heard, passes},
-    support::shop::{Placed, TestShop},
+    paypal_table::{end, heard},
+    support::{
+        passes,
+        shop::{Placed, TestShop},
+    },
 };
 
 const NOTHING_OPEN: &str = "select count(*) from task where state = 'open'";

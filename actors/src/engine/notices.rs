@@ -174,10 +174,14 @@ impl Engine {
     /// [`Refusal::NotFound`].
     pub async fn unsubscribe(&self, id: SubscriptionId) -> Result<(), Refusal> {
         let _one_at_a_time = self.context.news.changing.lock().await;
-        self.subscription(id)?;
-        // first, so that no event is written down for it any more; should the commit fail, the next start finds it again
+        let before = self.context.news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
+        // first, so that no event is written down for it any more
         self.context.news.forget(id);
-        self.write(Changes { unsubscribed: vec![id], ..Changes::default() }).await
+        let ended = self.write(Changes { unsubscribed: vec![id], ..Changes::default() }).await;
+        if ended.is_err() {
+            self.context.news.put(Subscription::clone(&before));
+        }
+        ended
     }
 
     /// What was and is to be told to a subscription, with every call, newest first.

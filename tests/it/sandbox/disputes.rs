@@ -125,6 +125,20 @@ async fn a_reversal_is_won_back() {
 }
 
 #[tokio::test]
+async fn what_one_dispute_has_cost_another_one_does_not_bring_back() {
+    let town = Town::new().await;
+    let caller = &town.caller;
+    let (_, capture) = caller.pay("a").await;
+    let (lost, won) = (caller.dispute(&capture, json!({})).await, caller.dispute(&capture, json!({})).await);
+    caller.control(&format!("disputes/{lost}"), json!({"resolve": "buyer"})).await;
+    caller.control(&format!("disputes/{won}"), json!({"resolve": "seller"})).await;
+    assert_eq!(caller.money("order-1").await["kept"], json!({"USD": 0}));
+    let path = format!("{}/_sandbox/captures/{}/unreverse", caller.base, id(&capture));
+    let answer = caller.http.post(path).json(&json!({})).send().await.expect("an answer");
+    assert_eq!(answer.status(), 422, "the buyer has it for good");
+}
+
+#[tokio::test]
 async fn a_disputed_capture_is_refunded_whole_or_not_at_all() {
     let town = Town::new().await;
     let caller = &town.caller;

@@ -18,10 +18,11 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::shop::{Answer, Api, Bank, STAFF};
-
-/// How long a start may take: the first makes a cluster and the sandbox' keys.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::{
+    PATIENCE,
+    keys::{keep_keys, lend_keys},
+    shop::{Answer, Api, Bank, STAFF},
+};
 
 pub(crate) struct House {
     dir: PathBuf,
@@ -30,6 +31,8 @@ pub(crate) struct House {
     /// `SOUK_…` variables of every process of this house.
     variables: Vec<(String, String)>,
     engine: Option<Child>,
+    /// How the last process ended.
+    ended: Option<ExitStatus>,
     watcher: Child,
 }
 
@@ -55,6 +58,7 @@ impl House {
             bank: Bank::new(format!("http://127.0.0.1:{sandbox}")),
             variables,
             engine: None,
+            ended: None,
             watcher: watcher(&dir),
             dir,
         }
@@ -83,6 +87,7 @@ impl House {
     /// Starts the shop and returns at once.
     pub(crate) fn exec(&mut self, fault: Option<&str>) {
         assert!(self.engine.is_none(), "it runs already");
+        lend_keys(&self.dir.join("souk/sandbox"));
         let mut command = self.souk(&["serve"]);
         if let Some(fault) = fault {
             command.env("SOUK_FAULT", fault);
@@ -92,6 +97,7 @@ impl House {
         let engine = command.spawn().expect("souk runs");
         fs::write(self.dir.join("engine.pid"), engine.id().to_string()).expect("a file");
         self.engine = Some(engine);
+        self.ended = None;
     }
 
     /// Starts the shop; how long it took until it was ready, or none if it died before.
@@ -110,20 +116,23 @@ impl House {
         let health = Answer::of(self.bank.http.get(format!("{}/_sandbox/health", self.bank.base))).await;
         if let Ok(health) = health {
             fs::write(self.dir.join("sandbox.pid"), health.body["pid"].to_string()).expect("a file");
+            keep_keys(&self.dir.join("souk/sandbox"));
         }
         Some(took)
     }
 
-    async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         let ready = self.api.request(reqwest::Method::GET, "/readyz").timeout(Duration::from_secs(2));
         Answer::of(ready).await.is_ok_and(|answer| answer.status == 200)
     }
 
     /// How the shop's process ended, if it has.
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
-        let ended = self.engine.as_mut()?.try_wait().expect("it is our child")?;
-        self.forget();
-        Some(ended)
+        if let Some(engine) = &mut self.engine {
+            self.ended = Some(engine.try_wait().expect("it is our child")?);
+            self.forget();
+        }
+        self.ended
     }
 
     fn forget(&mut self) {
@@ -133,7 +142,7 @@ impl House {
 
     /// Waits for the end of the shop's process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let patience = Instant::now() + Duration::from_secs(20);
+        let patience = Instant::now() + PATIENCE;
         loop {
             if let Some(ended) = self.has_ended() {
                 return ended;

@@ -89,29 +89,34 @@ pub(crate) async fn subscriptions(pool: &PgPool) -> Result<Vec<Subscription>, sq
     rows.iter().map(read).collect()
 }
 
+/// Rows that are forgotten at once.
+const PRUNED: i64 = 5_000;
+
 /// Forgets what was told before `then`, and what was said of it; a bounded number of rows at a time. Nothing that is still
 /// to be told, or that was given up, is forgotten, but for what a subscription was to be told that ended while it was
-/// being written down.
-pub(crate) async fn prune(pool: &PgPool, then: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+/// being written down. True where there is more of it.
+pub(crate) async fn prune(pool: &PgPool, then: DateTime<Utc>) -> Result<bool, sqlx::Error> {
     let told = sqlx::query(
-        "delete from outbox where id in (select id from outbox where state = 'sent' and sent_at < $1 order by sent_at limit 5000)",
+        "delete from outbox where id in (select id from outbox where state = 'sent' and sent_at < $1 order by sent_at limit $2)",
     )
     .bind(then)
+    .bind(PRUNED)
     .execute(pool)
     .await?;
     let said = sqlx::query(
         "delete from webhook_attempt where (notice_id, at, attempt) in (
-             select notice_id, at, attempt from webhook_attempt where at < $1 order by at limit 5000)",
+             select notice_id, at, attempt from webhook_attempt where at < $1 order by at limit $2)",
     )
     .bind(then)
+    .bind(PRUNED)
     .execute(pool)
     .await?;
-    let nobodys = sqlx::query(
+    sqlx::query(
         "delete from outbox where channel = $1 and state = 'open'
              and not exists (select from webhook_subscription s where s.id = outbox.subscription_id)",
     )
     .bind(Channel::Merchants.as_str())
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() + said.rows_affected() + nobodys.rows_affected())
+    Ok([told, said].iter().any(|gone| gone.rows_affected() == PRUNED as u64))
 }

@@ -1,0 +1,151 @@
+//! Every acknowledged order is there, once, as its buyer knows it; nobody has an order without having been told; what was
+//! paid is confirmed.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+
+use super::{Check, LOOK};
+use crate::hammer::{
+    diary::{Acknowledged, Chapter},
+    staff::{Order, Staff, Trouble},
+    wish::Wishes,
+};
+
+/// Orders that are opened as their buyers would, at most; evenly spread over the run.
+const OPENED: usize = 1_000;
+/// Questions at once.
+const AT_ONCE: usize = 8;
+/// How long a payment may take to be heard of: a bank repeats a webhook that a dead shop has missed, ever more slowly.
+const PAYMENT: Duration = Duration::from_secs(240);
+
+pub(super) async fn check(staff: &Staff, chapter: &Chapter) -> Result<Vec<Check>, Trouble> {
+    let run = chapter.opening.run.as_str();
+    let shown = list(staff, chapter).await?;
+    let mut checks = vec![exist(chapter, &shown), told(chapter, &shown), open(staff, chapter).await?];
+    if !chapter.paid.is_empty() {
+        checks.push(paid(staff, chapter, &shown).await?);
+    }
+    if let Some(ending) = chapter.ending.as_ref().filter(|ending| ending.unanswered > 0) {
+        let said = format!("{} buyers never got an answer, however often they asked", ending.unanswered);
+        checks.push(Check::of(run, "answered", said.clone(), vec![said]));
+    }
+    Ok(checks)
+}
+
+/// The orders of a run by their buyers' numbers, as staff's list shows them.
+async fn list(staff: &Staff, chapter: &Chapter) -> Result<HashMap<u64, Vec<Order>>, Trouble> {
+    let domain = Wishes::domain(&chapter.opening.run);
+    let mut shown: HashMap<u64, Vec<Order>> = HashMap::new();
+    let number = |email: &str| email.strip_suffix(&domain)?.strip_prefix('b')?.parse().ok();
+    let take = |order: Order| {
+        if let Some(number) = number(&order.email) {
+            shown.entry(number).or_default().push(order);
+        }
+    };
+    staff.orders(chapter.opening.newest_order.as_deref(), take).await?;
+    Ok(shown)
+}
+
+fn exist(chapter: &Chapter, shown: &HashMap<u64, Vec<Order>>) -> Check {
+    let mut findings = Vec::new();
+    let mut numbers: HashMap<&str, u64> = HashMap::new();
+    for Acknowledged { number, order_id, .. } in &chapter.placed {
+        if numbers.insert(order_id, *number).is_some_and(|other| other != *number) {
+            findings.push(format!("{order_id} was acknowledged to two buyers"));
+        }
+        match shown.get(number).map(Vec::as_slice) {
+            Some([only]) if only.order_id == *order_id => {}
+            Some([only]) => findings.push(format!("buyer {number} was told {order_id} and has {}", only.order_id)),
+            Some(several) => findings.push(format!("buyer {number} has {} orders", several.len())),
+            None => findings.push(format!("{order_id} of buyer {number} was acknowledged and is not there")),
+        }
+    }
+    let said = format!("{} orders were acknowledged and are there, each once", numbers.len());
+    let said = if findings.is_empty() { said } else { "what was acknowledged is not what is there".to_owned() };
+    Check::of(&chapter.opening.run, "exist", said, findings)
+}
+
+/// A run that was killed has not written down what it was told last.
+fn told(chapter: &Chapter, shown: &HashMap<u64, Vec<Order>>) -> Check {
+    let known: std::collections::HashSet<u64> = chapter.placed.iter().map(|placed| placed.number).collect();
+    let untold: Vec<(&u64, &Order)> = shown
+        .iter()
+        .filter(|(number, _)| !known.contains(*number))
+        .flat_map(|(n, all)| all.iter().map(move |o| (n, o)))
+        .collect();
+    let tell = |(number, order): &(&u64, &Order)| {
+        format!("{} of buyer {number} is there, and the buyer was told that there is none", order.order_id)
+    };
+    let is_whole = chapter.ending.as_ref().is_some_and(|ending| ending.unanswered == 0);
+    let (said, findings) = match untold.len() {
+        0 => ("nobody has an order without having been told".to_owned(), Vec::new()),
+        count if is_whole => {
+            (format!("{count} orders are there without an acknowledgement"), untold.iter().map(tell).collect())
+        }
+        count => (format!("{count} orders are there that the journal's end has missed"), Vec::new()),
+    };
+    Check::of(&chapter.opening.run, "told", said, findings)
+}
+
+async fn open(staff: &Staff, chapter: &Chapter) -> Result<Check, Trouble> {
+    let step = chapter.placed.len().div_ceil(OPENED).max(1);
+    let opened: Vec<&Acknowledged> = chapter.placed.iter().step_by(step).collect();
+    let looks = stream::iter(opened.iter().map(|placed| look(staff, placed))).buffer_unordered(AT_ONCE);
+    let findings: Vec<Option<String>> = looks.try_collect().await?;
+    let findings: Vec<String> = findings.into_iter().flatten().collect();
+    let said = format!("{} of them were opened as their buyers open them: what was bought stands there", opened.len());
+    let said = if findings.is_empty() { said } else { "buyers do not see what they bought".to_owned() };
+    Ok(Check::of(&chapter.opening.run, "open", said, findings))
+}
+
+async fn look(staff: &Staff, placed: &Acknowledged) -> Result<Option<String>, Trouble> {
+    let Acknowledged { order_id, token, lines, .. } = placed;
+    let Some(order) = staff.as_buyer(order_id, token).await? else {
+        return Ok(Some(format!("{order_id} does not open to its buyer")));
+    };
+    let mut bought: HashMap<&str, u64> = HashMap::new();
+    for (sku_id, quantity) in lines {
+        *bought.entry(sku_id).or_default() += quantity;
+    }
+    let mut stands: HashMap<&str, u64> = HashMap::new();
+    for line in order["lines"].as_array().into_iter().flatten() {
+        *stands.entry(line["sku_id"].as_str().unwrap_or_default()).or_default() +=
+            line["quantity"].as_u64().unwrap_or(0);
+    }
+    Ok((bought != stands).then(|| format!("{order_id}: {bought:?} were bought, and it says {stands:?}")))
+}
+
+async fn paid(staff: &Staff, chapter: &Chapter, shown: &HashMap<u64, Vec<Order>>) -> Result<Check, Trouble> {
+    let placed: HashMap<u64, &Acknowledged> = chapter.placed.iter().map(|placed| (placed.number, placed)).collect();
+    let is_open =
+        |number: &u64| shown.get(number).into_iter().flatten().any(|order| order.status == "awaiting_payment");
+    let waiting = chapter.paid.iter().filter(|number| is_open(number)).filter_map(|number| placed.get(number));
+    let until = Instant::now() + PAYMENT;
+    let ends = stream::iter(waiting.map(|placed| wait(staff, placed, until))).buffer_unordered(AT_ONCE);
+    let ends: Vec<Option<String>> = ends.try_collect().await?;
+    let late = ends.len();
+    let findings: Vec<String> = ends.into_iter().flatten().collect();
+    let said =
+        format!("{} orders were paid and have come to an end, {late} of them after the load", chapter.paid.len());
+    let said = if findings.is_empty() { said } else { "the shop has not noticed payments".to_owned() };
+    Ok(Check::of(&chapter.opening.run, "paid", said, findings))
+}
+
+/// Waits until the shop has heard of a payment.
+async fn wait(staff: &Staff, placed: &Acknowledged, until: Instant) -> Result<Option<String>, Trouble> {
+    loop {
+        let order = staff.as_buyer(&placed.order_id, &placed.token).await?.unwrap_or(Value::Null);
+        if order["status"] != "awaiting_payment" {
+            return Ok(None);
+        }
+        if Instant::now() > until {
+            return Ok(Some(format!("{} was paid and still waits for its payment", placed.order_id)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! How buyers behave.
+
+mod rush;
+mod whole;
+
+pub use rush::Rush;
+pub use whole::{Bank, Whole};
