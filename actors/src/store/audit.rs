@@ -209,7 +209,7 @@ pub const CHECKS: &[Check] = &[
               where o.status in ('confirmed', 'completed') and m.gone = 0 and (
                   m.captured - m.corrected < d.due and o.hold_reason is null and not exists (
                       select from payment p where p.order_id = o.id and p.state in ('authorised', 'capturing', 'pending'))
-                  or m.captured - m.refunding > d.due)",
+                  or m.captured - m.refunding - m.barred > d.due)",
     },
     Check {
         name: "money-has-an-end",
