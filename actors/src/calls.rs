@@ -116,7 +116,8 @@ impl End {
                 | ProviderError::NotYet(_)
                 | ProviderError::AlreadyDone(_)
                 | ProviderError::Dead(_)
-                | ProviderError::Rejected(_),
+                | ProviderError::Rejected(_)
+                | ProviderError::TakenBack(_),
             ) => Self::Certain,
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     calls::{self, Calls, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Intent, Money, OrderId, PaymentId, Refusal, TaskId},
+    domain::{Intent, Money, OrderId, PaymentId, RefundId, Refusal, TaskId},
     order::{self, Answer, Orders},
     ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
     store::{
@@ -68,14 +68,14 @@ pub(crate) enum What {
         provider_order_id: String,
         authorisation_id: String,
     },
-    /// Give back. Where the provider may have forgotten that it was asked before, `unlike` names the refunds that are known,
-    /// and one of this amount that is none of them is taken for the answer.
+    /// Give back; `look_first` where the provider may have forgotten that it was asked before.
     Refund {
         task_id: TaskId,
+        refund_id: RefundId,
         provider_order_id: String,
         capture_id: String,
         amount: Money,
-        unlike: Option<Vec<String>>,
+        look_first: bool,
     },
     /// Only ask, with `disputes` also for those.
     Inspect {
@@ -265,26 +265,27 @@ impl Errand {
             What::Create(wish) => {
                 let task_id = wish.request_id;
                 let answer = self.create(&wish).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Charge { task_id, provider_order_id, intent, look_first, charge_before } => {
                 // it may have waited for its turn
                 let may_charge = charge_before.is_some_and(|limit| self.context.clock.now() < limit);
                 let answer = self.charge(task_id, &provider_order_id, intent, look_first, may_charge).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::CaptureAuthorised { task_id, provider_order_id, authorisation_id, amount, look_first } => {
                 let answer =
                     self.capture_authorised(task_id, &provider_order_id, &authorisation_id, amount, look_first).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Void { task_id, provider_order_id, authorisation_id } => {
                 let answer = self.void(task_id, &provider_order_id, &authorisation_id).await;
-                self.answer(order_id, task_id, answer).await
+                self.answer(order_id, payment_id, task_id, answer).await
             }
-            What::Refund { task_id, provider_order_id, capture_id, amount, unlike } => {
-                let answer = self.refund(task_id, &provider_order_id, &capture_id, amount, unlike).await;
-                self.answer(order_id, task_id, answer).await
+            What::Refund { task_id, refund_id, provider_order_id, capture_id, amount, look_first } => {
+                let wish = (refund_id, capture_id.as_str(), amount);
+                let answer = self.refund(task_id, wish, &provider_order_id, look_first).await;
+                self.answer(order_id, payment_id, task_id, answer).await
             }
             What::Inspect { provider_order_id, inbox_id, disputes } => {
                 self.inspect(order_id, payment_id, &provider_order_id, inbox_id, disputes).await
@@ -292,10 +293,16 @@ impl Errand {
         }
     }
 
-    async fn answer(&self, order_id: OrderId, task_id: TaskId, answer: Result<Answer, ProviderError>) -> End {
+    async fn answer(
+        &self,
+        order_id: OrderId,
+        payment_id: PaymentId,
+        task_id: TaskId,
+        answer: Result<Answer, ProviderError>,
+    ) -> End {
         let end = self.end_of(&answer);
         let answer = answer.unwrap_or_else(Answer::Failed);
-        self.orders.tell(order_id, order::Msg::Answered { task_id, answer }).await;
+        self.orders.tell(order_id, order::Msg::Answered { payment_id, task_id, answer }).await;
         end
     }
 
@@ -402,33 +409,29 @@ impl Errand {
         }
     }
 
+    /// Gives back once. A refund carries its name, by which it is found where the provider has forgotten the call.
     async fn refund(
         &self,
         task_id: TaskId,
+        (refund_id, capture_id, amount): (RefundId, &str, Money),
         provider_order_id: &str,
-        capture_id: &str,
-        amount: Money,
-        unlike: Option<Vec<String>>,
+        look_first: bool,
     ) -> Result<Answer, ProviderError> {
         self.may_call()?;
-        if let Some(known) = unlike {
+        if look_first {
             let facts = self.provider.inspect(provider_order_id).await?;
-            let made = |fact: &Fact| {
-                fact.kind == FactKind::Refund
-                    && fact.parent.as_deref() == Some(capture_id)
-                    && fact.amount == Some(amount)
-                    && !known.contains(&fact.object_id)
-            };
-            if let Some(fact) = facts.into_iter().find(made) {
-                return Ok(Answer::Facts(vec![fact]));
+            if facts.iter().any(|fact| fact.refund_id() == Some(refund_id)) {
+                return Ok(Answer::Facts(facts));
             }
         }
         self.context.faults.hit("payment.before_refund", "");
-        let refunded = self.provider.refund(task_id, capture_id, amount).await;
+        let refunded = self.provider.refund(task_id, refund_id, capture_id, amount).await;
         self.context.faults.hit("payment.after_refund", "");
+        // whatever the answer repeats of the name: it is about this refund
+        let named = |fact: Fact| Fact { reference: Some(refund_id.to_string()), ..fact };
         match refunded {
             Err(ProviderError::AlreadyDone(_)) => Ok(Answer::Facts(self.provider.inspect(provider_order_id).await?)),
-            other => other.map(Answer::Facts),
+            other => other.map(|facts| Answer::Facts(facts.into_iter().map(named).collect())),
         }
     }
 
@@ -458,7 +461,8 @@ impl Errand {
                 ProviderError::Declined(_)
                 | ProviderError::NotYet(_)
                 | ProviderError::AlreadyDone(_)
-                | ProviderError::Rejected(_),
+                | ProviderError::Rejected(_)
+                | ProviderError::TakenBack(_),
             ) => {
                 if let Some(inbox_id) = inbox_id {
                     self.give_up_in_time(inbox_id, "unanswerable").await;

@@ -394,7 +394,8 @@ impl Errand {
                         | ProviderError::NotYet(_)
                         | ProviderError::AlreadyDone(_)
                         | ProviderError::Dead(_)
-                        | ProviderError::Rejected(_),
+                        | ProviderError::Rejected(_)
+                        | ProviderError::TakenBack(_),
                     ) => self.give_up_in_time(inbox_id, "unanswerable").await,
                 }
             }

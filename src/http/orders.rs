@@ -93,7 +93,8 @@ pub(crate) struct Refund {
     /// For staff alone.
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
-    /// `requested`, `pending`, `completed`, `failed`, `cancelled`.
+    /// `requested`, `pending`, `completed`, `failed`, `cancelled`, `set_aside` (its money went another way: owed again if that
+    /// comes back).
     status: String,
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// How long [`settle`] waits, unless it is asked to wait longer.
-const SETTLE_MS: u64 = 10_000;
+const SETTLE_MS: u64 = 60_000;
 /// How many orders [`approve_all`] approves at once.
 const APPROVALS: usize = 256;
 

@@ -171,6 +171,7 @@ fn refund_row(refund: &Refund) -> Value {
         "status": refund.status,
         "amount": refund.amount,
         "request_id": refund.request_id,
+        "custom_id": refund.custom_id,
         "created": refund.created,
     })
 }

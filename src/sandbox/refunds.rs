@@ -88,7 +88,7 @@ pub(super) fn give_back(
         check_api_rules(books, capture, minor, now)?;
     }
     let refund = Refund {
-        custom_id: request.custom_id.clone(),
+        custom_id: request.custom_id.clone().or_else(|| capture.custom_id.clone()),
         invoice_id: request.invoice_id.clone(),
         note_to_payer: request.note_to_payer.clone(),
         request_id: request_id.map(str::to_owned),
@@ -117,7 +117,7 @@ fn money_back(capture: &Capture, minor: i64, kind: RefundKind, now: DateTime<Utc
         status: RefundStatus::Completed,
         amount: capture.amount.of(minor),
         total_refunded: capture.refunded + capture.reversed() + minor,
-        custom_id: None,
+        custom_id: capture.custom_id.clone(),
         invoice_id: None,
         note_to_payer: None,
         created: now,

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     os::unix::{ffi::OsStrExt, process::CommandExt},
     process::Output,
@@ -10,7 +10,6 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -243,9 +242,12 @@ async fn a_second_signal_ends_the_shop_at_once() {
     house.start(None).await;
     // somebody who does not come to the end of a request
     let mut slow = TcpStream::connect(house.api.base.trim_start_matches("http://")).expect("it listens");
-    let half = "POST /v1/checkouts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
-    slow.write_all(half.as_bytes()).expect("it reads");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let head = "POST /v1/checkouts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n\
+                Content-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).expect("it reads");
+    let mut answer = [0; 21];
+    slow.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue", "it waits for the rest");
     house.signal(Signal::SIGTERM);
     eventually("it is stopping", async || house.log().contains("stopping")).await;
     house.signal(Signal::SIGINT);

@@ -20,6 +20,7 @@ use souk_actors::faults::{LISTS, POINTS};
 use crate::{
     crash::{Gone, alive},
     support::{
+        PATIENCE,
         house::House,
         shop::{Answer, Placed, STAFF, dollars, fresh, is_charge, paid_basket},
     },
@@ -114,7 +115,7 @@ impl Story<'_> {
     }
 
     async fn until(&self, placed: &Placed, field: &str, wanted: &str) -> Result<(), Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let order = alive(Answer::of(self.house.api.request(Method::GET, &placed.path(""))).await)?.ok();
             if order[field] == wanted {
@@ -126,7 +127,7 @@ impl Story<'_> {
     }
 
     async fn until_parcel(&self, placed: &Placed, at: usize, wanted: &str) -> Result<Value, Gone> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let parcel = shipments(self.house, placed).await?.remove(at);
             if parcel["status"] == wanted {
@@ -236,7 +237,7 @@ async fn ask_again(house: &House, diary: &mut Diary) {
 /// The shop is back: everything comes to its end, by itself.
 async fn everything_ends_well(house: &House, diary: &mut Diary, point: &str) {
     ask_again(house, diary).await;
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + PATIENCE;
     loop {
         carrier_gives_back(house).await;
         // what the bank and the carrier could not deliver is due again, and so is what the shop has put off
@@ -418,7 +419,7 @@ impl Town {
 async fn a_shop_that_dies_at_any_point_of_an_orders_life_finishes_it() {
     let mut town = Town::open().await;
     for (at, point) in LISTS[1..].iter().copied().flatten().chain(&AGAIN).enumerate() {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + PATIENCE;
         let mut gone = town.live(point, at % 2).await;
         while gone.is_none() {
             assert!(Instant::now() < patience, "{point} is never passed");

@@ -9,7 +9,10 @@ use std::{
 use futures::{StreamExt, stream};
 use serde_json::Value;
 
-use crate::support::shop::{Answer, TestShop, basket, fresh};
+use crate::support::{
+    PATIENCE,
+    shop::{Answer, TestShop, basket, fresh},
+};
 
 /// Everybody's one try, so many at once.
 async fn rush(shop: &TestShop, baskets: Vec<Value>, at_once: usize) -> Vec<Answer> {
@@ -102,7 +105,7 @@ async fn a_full_shop_says_so_at_once_and_loses_nothing() {
 
     // whoever asks again as told gets what he came for
     let insist = async |_: usize| {
-        let (key, patience) = (fresh("patient"), Instant::now() + Duration::from_secs(20));
+        let (key, patience) = (fresh("patient"), Instant::now() + PATIENCE);
         loop {
             let answer = shop.checkout(&key, &basket(&[(&sku_id, 1)])).await;
             if answer.status == 201 {

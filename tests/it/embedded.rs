@@ -20,6 +20,8 @@ use souk::postgres::{PostgresError, Server, Settings, usable_by_server};
 use sqlx::{Connection, PgConnection, PgPool};
 use tempfile::TempDir;
 
+use crate::support::{PATIENCE, eventually};
+
 #[tokio::test]
 async fn a_first_start_makes_a_durable_private_server_which_keeps_its_rows() {
     let place = Place::new();
@@ -139,7 +141,7 @@ async fn an_engine_that_is_killed_leaves_a_server_which_the_next_one_owns() {
     assert_eq!(lamps(&companion).await, 7, "the server is not of the engine's process group");
 
     // The companion's watch takes over the lock, so a third engine may not stop the server …
-    tokio::time::timeout(Duration::from_millis(100), companion.watch()).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(2), companion.watch()).await.unwrap_err();
     let third = place.start().await;
     assert!(third.adopted());
     third.stop().await.unwrap();
@@ -344,7 +346,7 @@ impl Drop for Place {
         let Some(pid) = self.postmaster() else { return };
         let ours = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&self.root));
         if ours && kill(pid, Signal::SIGQUIT).is_ok() {
-            let patience = Instant::now() + Duration::from_secs(5);
+            let patience = Instant::now() + PATIENCE;
             while Path::new(&format!("/proc/{pid}/cwd")).exists() && Instant::now() < patience {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -375,12 +377,4 @@ async fn put_lamps(server: &Server) {
 async fn lamps(server: &Server) -> i32 {
     let mut connection = connect(server).await;
     sqlx::query_scalar("select stock from lamp").fetch_one(&mut connection).await.expect("the lamps are there")
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < patience, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }

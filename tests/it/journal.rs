@@ -15,7 +15,7 @@ use souk_actors::{
 };
 use sqlx::PgConnection;
 
-use crate::support::{Cut, Proxy, Setup, TestDb, TestEngine, basket, eventually};
+use crate::support::{Cut, PATIENCE, Proxy, Setup, TestDb, TestEngine, basket, eventually};
 
 async fn behind_proxy() -> (Arc<TestEngine>, Proxy) {
     let db = Arc::new(TestDb::new().await);
@@ -177,7 +177,7 @@ async fn a_newer_engine_takes_over_and_the_older_one_changes_nothing_more() {
 async fn an_idle_engine_finds_out_that_it_was_superseded() {
     let old = TestEngine::start().await;
     let new = TestEngine::on(Arc::clone(&old.db), old.db.connect.clone(), Setup::default()).await;
-    let gave_up = tokio::time::timeout(Duration::from_secs(60), old.engine.gave_up()).await;
+    let gave_up = tokio::time::timeout(PATIENCE, old.engine.gave_up()).await;
     assert!(gave_up.is_ok_and(|why| why.contains("newer engine")), "nobody asked it for anything, and yet it knows");
     old.engine.stop().await;
     new.end().await;

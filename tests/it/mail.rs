@@ -151,11 +151,11 @@ async fn an_order_that_costs_nothing_is_confirmed_and_mailed_at_once() {
 /// Only a server that keeps a letter and does not say so gets it twice, with the same Message-ID.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_mail_server_does_the_sale_goes_on_and_the_letter_follows() {
-    let shop = TestShop::with(&[("SOUK_MAIL__TIMEOUT_SECONDS", "1")]).await;
+    let shop = TestShop::with(&[("SOUK_MAIL__TIMEOUT_SECONDS", "4")]).await;
     let sku_id = shop.sku(100).await;
     let faults = [
         json!({ "kind": "down", "times": 0 }), // the first, while no connection is kept
-        json!({ "kind": "slow", "ms": 2_000, "times": 0 }),
+        json!({ "kind": "slow", "ms": 8_000, "times": 0 }),
         json!({ "kind": "greylist", "at": "mail", "code": 451, "times": 0 }),
         json!({ "kind": "greylist", "at": "rcpt", "times": 0 }),
         json!({ "kind": "greylist", "at": "data", "times": 0 }),

@@ -23,6 +23,7 @@ mod payments;
 mod paypal_authorise;
 mod paypal_lives;
 mod paypal_table;
+mod paypal_taken_back;
 mod postgres_outage;
 mod ractor;
 mod refunds;

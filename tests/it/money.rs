@@ -1,14 +1,14 @@
 //! Money, with a provider that does what providers do: late, twice, not at all, or pretending to be somebody else.
 //! Whatever happens, an order is charged once, and what was charged ends as a confirmed order or goes back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    eventually,
-    shop::{Answer, HOLD, Placed, TestShop, basket, paid_basket},
+    PATIENCE, eventually, passes,
+    shop::{Answer, HASTY, HOLD, Placed, TestShop, basket, paid_basket},
 };
 
 const APPROVED: &str = "CHECKOUT.ORDER.APPROVED";
@@ -210,7 +210,7 @@ async fn webhooks_twice_early_late_and_shuffled() {
 /// Whatever goes wrong with the call that charges, and nobody tells: it is asked, and never charged twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_whose_answer_is_lost_is_made_once() {
-    let shop = TestShop::open().await;
+    let shop = TestShop::with(&[HASTY]).await;
     let sku_id = shop.sku(100).await;
     trick(&shop, "drop", Some(CAPTURED), 0).await;
     for some in call_faults().chunks(4) {
@@ -250,19 +250,14 @@ fn call_faults() -> Vec<Value> {
     ]
 }
 
-/// Waits; time flies meanwhile, so that what is put off for a second or two is due at once.
-pub(crate) async fn hurry(shop: &TestShop, mut holds: impl AsyncFnMut() -> bool, what: &Value) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < patience, "in vain: {what}");
-        shop.later(1).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+/// Waits; time flies meanwhile, so that what is put off for a second or two is soon due.
+pub(crate) async fn hurry(shop: &TestShop, holds: impl AsyncFnMut() -> bool, what: &Value) {
+    passes(shop, 1, holds, &what.to_string()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_announcement_or_a_refund_whose_answer_is_lost_is_made_once() {
-    let shop = TestShop::open().await;
+    let shop = TestShop::with(&[HASTY]).await;
     let sku_id = shop.sku(100).await;
     for fault in call_faults() {
         let mut rule_of_create = fault.clone();
@@ -305,7 +300,7 @@ async fn an_announcement_or_a_refund_whose_answer_is_lost_is_made_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_that_ends_after_the_hold() {
     for taken in [false, true] {
-        let shop = TestShop::open().await;
+        let shop = TestShop::with(&[HASTY]).await;
         let sku_id = shop.sku(1).await;
         trick(&shop, "drop", Some(CAPTURED), 0).await;
         shop.bank.fault(json!({ "on": "capture", "kind": "hang_after" })).await;
@@ -533,15 +528,16 @@ async fn a_hold_ends_by_itself() {
 /// The provider is away altogether: orders are taken all the same, and are paid when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shop_whose_provider_is_away_goes_on_selling() {
-    let shop = TestShop::with(&[("SOUK_HTTP__TIMEOUT_SECONDS", "1")]).await;
+    let shop = TestShop::with(&[("SOUK_HTTP__TIMEOUT_SECONDS", "3")]).await;
     let sku_id = shop.sku(50).await;
     shop.bank.fault(json!({ "on": "create", "kind": "status", "status": 503, "times": 0 })).await;
-    let mut waiting = Vec::new();
-    for _ in 0..12 {
+    let buy = async |_: usize| {
         let began = Instant::now();
-        waiting.push(shop.place(paid_basket(&[(&sku_id, 1)])).await);
-        assert!(began.elapsed() < Duration::from_secs(15), "the buyer was kept waiting");
-    }
+        let placed = shop.place(paid_basket(&[(&sku_id, 1)])).await;
+        assert!(began.elapsed() < PATIENCE / 2, "the buyer was kept waiting for {:?}", began.elapsed());
+        placed
+    };
+    let waiting = futures::future::join_all((0..12).map(buy)).await;
     assert!(waiting.iter().all(|placed| placed.approve_url.is_empty()));
     let asked = shop.request(Method::POST, &waiting[0].path("/payments")).json(&json!({ "provider": "paypal" }));
     Answer::of(asked).await.expect("an answer").is_problem(503, "outcome_unknown");

@@ -51,10 +51,11 @@ impl TestEngine {
         self.provider.go_on();
     }
 
-    /// Time passes until the hold is over, and the order knows.
+    /// Time passes until the hold is over, and both the order and the shelf know.
     async fn expires(&self, order_id: OrderId) {
         self.later(TimeDelta::minutes(16));
         self.becomes(order_id, OrderStatus::Expired).await;
+        self.sku(0).await; // what is committed is heard of in order
     }
 }
 
@@ -211,6 +212,8 @@ async fn a_webhook_that_nobody_understands_yet_is_parked() {
     // fake's second order will be ours; the call comes before anything here knows of it
     let parked = Locator { provider_order_id: Some("PO1".into()), ..Locator::default() };
     assert!(shop.call(parked).await);
+    let looked_into = async || shop.actor("payment/fake").is_some_and(|caller| caller.handled == 2);
+    eventually("it was looked into, and that has ended", looked_into).await;
     assert_eq!(shop.count("select count(*) from inbox where processed_at is null").await, 1);
     shop.approve(order_id).await;
     assert_eq!(shop.view(order_id).await.status, OrderStatus::AwaitingPayment);
@@ -241,6 +244,7 @@ async fn checks_come_at_their_times_and_have_an_end() {
     for (minutes, checks) in [(3, 1), (8, 2), (50, 3), (24 * 60, 4), (24 * 60, 5), (24 * 60, 6)] {
         shop.later(TimeDelta::minutes(minutes));
         eventually(&format!("check {checks}"), async || shop.provider.calls(Op::Inspect) == checks).await;
+        shop.all_checked().await;
         if checks == 1 {
             shop.provider.next(Op::Inspect, Mood::Broken); // the second is asked again
             shop.provider.next(Op::Inspect, Mood::Well);

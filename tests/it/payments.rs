@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use souk_actors::{
-    domain::{Command, OrderId, OrderStatus, PaymentState, PaymentSummary, Refusal, Who},
+    domain::{Command, OrderId, OrderStatus, PaymentState, PaymentSummary, RefundState, RefundWish, Refusal, Who},
     ports::{FactStatus, Locator, ProviderError},
 };
 
@@ -190,6 +190,30 @@ async fn a_reversal_ends_a_refund_that_was_on_its_way() {
     shop.end().await;
 }
 
+/// A dispute is lost in part while our refund is on its way to the provider. It is cut, and goes out whole all the same:
+/// what is gone is counted, and nothing more goes out in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_that_goes_out_although_it_was_called_off_is_counted() {
+    let shop = TestEngine::start().await;
+    let (order_id, provider_order_id) = shop.sold(shop.sku(1).await, 1).await;
+    shop.provider.next(Op::Refund, Mood::Hangs);
+    shop.provider.always(Op::Refund, Mood::Broken);
+    let what = RefundWish::Amount(usd(600));
+    shop.command(order_id, Command::Refund { what, reason: "broken".into() }).await.unwrap();
+    eventually("it is asked for", async || shop.provider.calls(Op::Refund) == 1).await;
+    shop.provider.lose(&provider_order_id, usd(500));
+    shop.call_about_dispute(&provider_order_id).await;
+    let live = async || -> Vec<(i64, RefundState)> {
+        let refunds = shop.view(order_id).await.refunds;
+        refunds.iter().filter(|one| one.is_live()).map(|one| (one.amount.minor, one.state)).collect()
+    };
+    eventually("no more than the rest goes back", async || live().await == [(500, RefundState::Requested)]).await;
+    shop.provider.go_on();
+    eventually("it is counted", async || live().await == [(600, RefundState::Completed)]).await;
+    assert_eq!(shop.provider.given(), 600);
+    shop.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disputed_order_is_held_until_the_dispute_is_won() {
     let shop = TestEngine::start().await;
@@ -310,6 +334,7 @@ async fn reserved_money_that_lapses_undoes_the_order() {
     let sku_id = shop.sku(1).await;
     let (order_id, provider_order_id) = shop.sold(sku_id, 1).await;
     shop.later(TimeDelta::days(2));
+    shop.all_checked().await;
     shop.provider.decide_authorisation(&provider_order_id, FactStatus::Voided);
     shop.later(TimeDelta::days(2)); // nobody calls: it is asked about daily
     shop.becomes(order_id, OrderStatus::Cancelled).await;

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use souk_actors::{
-    domain::{Intent, Money, PaymentId, TaskId},
+    domain::{Intent, Money, PaymentId, RefundId, TaskId},
     ports::{CreatePayment, Fact, FactKind, FactStatus, PaymentProvider, ProviderError},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     paypal_table::{end, heard},
     support::{
         eventually,
-        shop::{Placed, TestShop},
+        shop::{HASTY, Placed, TestShop},
     },
 };
 
@@ -59,10 +59,44 @@ async fn reserved_when_approved_and_taken_later() {
     end(shop).await;
 }
 
+/// Somebody takes more than was reserved, at the provider (PayPal lets them, up to 115 per cent): only the surplus goes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_was_reserved() {
+    let shop = TestShop::with(&RESERVES).await;
+    let placed = reserved(&shop, &shop.sku(1).await).await;
+    let id = authorisation(&shop, &placed).await["id"].as_str().expect("an id").to_owned();
+    shop.app.shop.paypal.capture_authorised(TaskId(1), &id, usd("14.00"), true).await.expect("taken");
+    hurry(&shop, async || shop.bank.charged(&placed).await == (1, 1.5), &json!("the surplus goes back")).await;
+    shop.becomes(&placed, "confirmed", "paid").await;
+    heard(&shop).await;
+    end(shop).await;
+}
+
+/// Somebody takes a part of what was reserved, at the provider. Called off, the order gives that back and lets go of the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rest_of_what_was_taken_in_part_is_let_go() {
+    let shop = TestShop::with(&RESERVES).await;
+    let placed = reserved(&shop, &shop.sku(1).await).await;
+    let id = authorisation(&shop, &placed).await["id"].as_str().expect("an id").to_owned();
+    shop.bank.control("clock", json!({ "advance_ms": 2_000 })).await;
+    shop.app.shop.paypal.capture_authorised(TaskId(1), &id, usd("5.00"), false).await.expect("taken");
+    shop.becomes(&placed, "confirmed", "partially_paid").await;
+    heard(&shop).await;
+    assert_eq!(authorisation(&shop, &placed).await["status"], "PARTIALLY_CAPTURED");
+    shop.bank.control("clock", json!({ "advance_ms": 2_000 })).await;
+    shop.post(&placed.path("/cancel"), Value::Null).await.ok();
+    let over = async || shop.status(&placed).await == ("cancelled".into(), "refunded".into());
+    hurry(&shop, over, &json!("it is called off")).await;
+    assert_eq!(authorisation(&shop, &placed).await["status"], "VOIDED");
+    assert_eq!(shop.bank.charged(&placed).await, (1, 5.0));
+    heard(&shop).await;
+    end(shop).await;
+}
+
 /// Staff take what is reserved, twice over and whatever becomes of the answer: it is taken once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taken_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         Value::Null,
@@ -94,7 +128,7 @@ async fn taken_once_whatever_becomes_of_the_answer() {
 /// Whatever goes wrong with the call that reserves, it is made once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reserved_once_whatever_becomes_of_the_answer() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let sku_id = shop.sku(10).await;
     let faults = [
         json!({ "kind": "drop_before" }),
@@ -123,7 +157,7 @@ async fn reserved_once_whatever_becomes_of_the_answer() {
 /// Called off: what was reserved is let go, once, whatever becomes of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn called_off_and_let_go() {
-    let shop = TestShop::with(&RESERVES).await;
+    let shop = TestShop::with(&[RESERVES[0], HASTY]).await;
     let faults = [
         Value::Null,
         json!({ "kind": "drop_after" }),
@@ -235,8 +269,9 @@ async fn the_gateway_authorises_takes_parts_and_lets_go() {
 
     for (task, amount, last) in [(4, "5.00", false), (4, "5.00", false), (5, "12.50", true)] {
         let taken = paypal.capture_authorised(TaskId(task), &authorised.object_id, usd(amount), last).await;
-        let [capture] = taken.expect("taken").try_into().expect("one fact");
-        assert_eq!((capture.kind, capture.status), (FactKind::Capture, FactStatus::Completed));
+        let taken = taken.expect("taken");
+        let capture = the(FactKind::Capture, &taken);
+        assert_eq!((capture.status, taken.len()), (FactStatus::Completed, 1 + usize::from(last)));
         assert_eq!(capture.parent.as_ref(), Some(&authorised.object_id));
         assert_eq!((capture.amount, capture.reference.as_ref()), (Some(usd(amount)), authorised.reference.as_ref()));
     }
@@ -274,7 +309,7 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
     assert_eq!((open.object_id.as_str(), open.status), (dispute_id, FactStatus::Open));
     assert_eq!((open.parent.as_ref(), open.amount), (Some(&capture_id), Some(usd("30.00"))));
     assert_eq!(open.reference, Some(PaymentId(1).to_string()));
-    let partly = paypal.refund(TaskId(2), &capture_id, usd("1.00")).await.expect_err("only all of it");
+    let partly = paypal.refund(TaskId(2), RefundId(2), &capture_id, usd("1.00")).await.expect_err("only all of it");
     assert!(matches!(partly, ProviderError::Rejected(_)), "{partly}");
 
     shop.bank.control(&format!("disputes/{dispute_id}"), json!({ "resolve": "buyer" })).await;
@@ -282,8 +317,8 @@ async fn the_gateway_reads_disputes_reversals_and_the_list_of_events() {
     assert_eq!(lost.status, FactStatus::Lost);
     let facts = paypal.inspect(&order_id).await.expect("facts");
     assert_eq!(the(FactKind::Capture, &facts).status, FactStatus::Reversed);
-    let refused = paypal.refund(TaskId(3), &capture_id, usd("30.00")).await.expect_err("it is gone");
-    assert!(matches!(refused, ProviderError::Rejected(_)), "{refused}");
+    let refused = paypal.refund(TaskId(3), RefundId(3), &capture_id, usd("30.00")).await.expect_err("it is gone");
+    assert!(matches!(refused, ProviderError::TakenBack(_)), "{refused}");
 
     // more events than a page has, each to the byte as its webhook would have carried it
     for number in 0..30 {

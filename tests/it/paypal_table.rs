@@ -27,7 +27,7 @@
 //! | webhook never arrives | after 2 minutes: `money`; after 10 and 60: [`a_webhook_that_never_arrives`]; the list: [`what_no_webhook_told_stands_in_the_list`] |
 //! | bad signature | [`a_bad_signature`], and all other forgeries in `money` |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -35,8 +35,8 @@ use serde_json::{Value, json};
 use crate::{
     money::{count, hurry, only_capture, pending, rule, sold_once, trick},
     support::{
-        eventually,
-        shop::{Answer, HOLD, Placed, TestShop, basket, books_agree, paid_basket},
+        eventually, passes,
+        shop::{Answer, HASTY, HOLD, Placed, TestShop, basket, books_agree, paid_basket},
     },
 };
 
@@ -57,16 +57,6 @@ pub(crate) async fn heard(shop: &TestShop) {
     shop.bank.settle().await;
     let open = "select count(*) from inbox where processed_at is null";
     passes(shop, 2, async || shop.count(open).await == 0, "all webhooks are dealt with").await;
-}
-
-/// Waits; meanwhile time passes in the shop, so many seconds at a time.
-pub(crate) async fn passes(shop: &TestShop, seconds: i64, mut holds: impl AsyncFnMut() -> bool, what: &str) {
-    let patience = Instant::now() + Duration::from_secs(300);
-    while !holds().await {
-        assert!(Instant::now() < patience, "in vain: {what}");
-        shop.later(seconds).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// Once more, byte for byte, with the old headers.
@@ -192,7 +182,7 @@ async fn completed_before_approved() {
 /// webhook names the payment by our own id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_is_unknown_yet() {
-    let shop = TestShop::open().await;
+    let shop = TestShop::with(&[("SOUK_HTTP__TIMEOUT_SECONDS", "3")]).await;
     let sku_id = shop.sku(1).await;
     shop.bank.fault(json!({ "on": "create", "kind": "status_after", "status": 503, "times": 0 })).await;
     let placed = shop.place(paid_basket(&[(&sku_id, 1)])).await;
@@ -327,7 +317,7 @@ async fn denied_after_the_holds_own_end() {
 /// refund first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refunded_before_our_reply() {
-    let shop = TestShop::open().await;
+    let shop = TestShop::with(&[HASTY]).await;
     let sku_id = shop.sku(1).await;
     let (placed, capture_id) = pending(&shop, &sku_id).await;
     shop.post(&placed.path("/cancel"), Value::Null).await.ok();
@@ -547,10 +537,12 @@ async fn a_webhook_that_never_arrives() {
     shop.later(121).await; // 2 minutes
     shop.becomes(&undecided, "awaiting_payment", "pending").await;
     eventually("both were asked about", async || shop.bank.asked("inspect").await >= asked + 2).await;
+    shop.all_checked().await;
 
     shop.bank.approve(&approved).await;
     shop.later(481).await; // 10 minutes
     shop.becomes(&approved, "confirmed", "paid").await;
+    shop.all_checked().await;
     assert_eq!(payment_status(&shop, &undecided).await, "pending");
 
     rule(&shop, &only_capture(&shop, &undecided).await, "COMPLETED").await;

@@ -96,7 +96,7 @@ async fn postgres_is_killed_under_load_and_everything_comes_back_by_itself() {
 
     let met = met.into_inner().expect("no panic");
     assert!(met.refused > 0, "nobody noticed");
-    assert!(met.slowest < Duration::from_secs(30), "somebody waited for {:?}", met.slowest);
+    assert!(met.slowest < Duration::from_secs(60), "somebody waited for {:?}", met.slowest);
     assert!(house.has_ended().is_none(), "the shop itself went on");
 
     let mut diary = diary.into_inner().expect("no panic");

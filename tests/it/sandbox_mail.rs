@@ -20,6 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::support::open_sandbox;
+
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 fn settings(dir: &Path, mail: MailSettings) -> Settings {
@@ -50,7 +52,7 @@ impl Town {
 
     async fn with(mail: MailSettings) -> Self {
         let dir = TempDir::new().expect("a directory");
-        let sandbox = start(settings(dir.path(), mail)).await.expect("it starts");
+        let sandbox = open_sandbox(settings(dir.path(), mail)).await;
         let http = Client::builder().no_proxy().build().expect("a client");
         Self { dir, sandbox, http }
     }

@@ -19,7 +19,7 @@ use sha2::Sha256;
 use souk::sandbox::{MailSettings, Sandbox, Settings, ShippoSettings, start};
 use tempfile::TempDir;
 
-use crate::support::eventually;
+use crate::support::{eventually, open_sandbox};
 
 const KEY: &str = "shippo_test_of_this_test";
 const SECRET: &str = "whsec";
@@ -119,7 +119,7 @@ impl Town {
         let dir = TempDir::new().expect("a directory");
         let merchant = Merchant::default();
         let webhook_url = merchant.open().await;
-        let sandbox = start(settings(dir.path(), &webhook_url)).await.expect("it starts");
+        let sandbox = open_sandbox(settings(dir.path(), &webhook_url)).await;
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().expect("a client");
         Self { dir, merchant, sandbox, http, webhook_url }
     }
@@ -466,7 +466,7 @@ async fn a_purchase_fails_in_every_way() {
     assert_eq!(live().await, 2);
     for fault in ["drop_after", "hang_after"] {
         town.fault(json!({"on": "buy", "kind": fault})).await;
-        let request = town.http.post(town.url("/shippo/transactions")).timeout(Duration::from_millis(500));
+        let request = town.http.post(town.url("/shippo/transactions")).timeout(Duration::from_secs(4));
         let request = request.header("authorization", format!("ShippoToken {KEY}")).json(&buy);
         assert!(request.send().await.is_err(), "{fault}");
     }

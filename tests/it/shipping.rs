@@ -301,7 +301,7 @@ async fn a_shop_may_want_a_method_to_be_chosen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
-    let shop = TestShop::with(&[METHODS, ("SOUK_SHIPPING__PATIENCE_SECONDS", "3")]).await;
+    let shop = TestShop::with(&[METHODS, ("SOUK_SHIPPING__PATIENCE_SECONDS", "6")]).await;
     let sku_id = shop.sku(10).await;
     let wanted = basket(&[(&sku_id, 1)]);
     assert_eq!(quote(&shop, &wanted).await.len(), 6);
@@ -309,7 +309,7 @@ async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
         json!({ "kind": "drop_before" }),
         json!({ "kind": "drop_after" }),
         json!({ "kind": "hang" }),
-        json!({ "kind": "delay", "ms": 9_000 }),
+        json!({ "kind": "delay", "ms": 60_000 }),
         json!({ "kind": "status", "status": 500 }),
         json!({ "kind": "status", "status": 429, "retry_after": 60 }),
         json!({ "kind": "status", "status": 401 }),
@@ -322,7 +322,7 @@ async fn a_carrier_that_is_away_keeps_nobody_from_a_quote() {
         fault(&shop.bank, rule).await;
         let began = Instant::now();
         assert_eq!(priced(&quote(&shop, &wanted).await), [("Post", "5.00"), ("By foot", "9.00")], "{kind}");
-        assert!(began.elapsed() < Duration::from_secs(8), "{kind} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(50), "{kind} took {:?}", began.elapsed());
         forgive(&shop.bank).await;
     }
     assert_eq!(quote(&shop, &wanted).await.len(), 6, "and back");
@@ -554,7 +554,7 @@ async fn a_label_is_bought_found_printed_followed_and_voided() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_buying_comes_to_there_is_one_label_to_be_found_or_none() {
-    let shop = TestShop::with(&[("SOUK_SHIPPO__TIMEOUT_SECONDS", "1")]).await;
+    let shop = TestShop::with(&[("SOUK_SHIPPO__TIMEOUT_SECONDS", "4")]).await;
     let carrier = carrier(&shop);
     for manner in PROFILES {
         profile(&shop.bank, manner).await;

@@ -2,13 +2,14 @@
 //! with one charge, one refund and one label. Announcements, charges and refunds alone are in `money`, reservations in
 //! `paypal_authorise`; here a whole life meets the same failure at every step.
 
-use std::time::{Duration, Instant};
-
 use futures::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::shop::{Answer, Placed, STAFF, TestShop, books_agree, fresh, paid_basket};
+use crate::support::{
+    eventually_or, passes,
+    shop::{Answer, HASTY, Placed, STAFF, TestShop, books_agree, fresh, paid_basket},
+};
 
 /// Lives told side by side.
 const AT_ONCE: usize = 3;
@@ -27,13 +28,8 @@ fn faults() -> Vec<Value> {
 }
 
 /// Time passes until it is so.
-async fn comes(shop: &TestShop, what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < patience, "in vain: {what}");
-        shop.later(2).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn comes(shop: &TestShop, what: &str, holds: impl AsyncFnMut() -> bool) {
+    passes(shop, 2, holds, what).await;
 }
 
 /// Staff ask twice, with one key.
@@ -75,7 +71,7 @@ async fn live_labels(shop: &TestShop, shipment: &Value) -> Vec<Value> {
 
 /// Sold, packed, the label called off, packed again, some money back, brought to its buyer; each call fails once, so.
 async fn life(intent: &str, fault: &Value) {
-    let own = [("SOUK_CHECKOUT__INTENT", intent), ("SOUK_SHIPPO__TIMEOUT_SECONDS", "2")];
+    let own = [HASTY, ("SOUK_CHECKOUT__INTENT", intent), ("SOUK_SHIPPO__TIMEOUT_SECONDS", "2")];
     let shop = TestShop::with(&own).await;
     let sku_id = shop.sku(100).await;
     for on in ["create", "capture", "authorize", "capture_authorization", "refund", "void"] {
@@ -135,13 +131,11 @@ async fn life(intent: &str, fault: &Value) {
     assert_eq!(shop.stock(&sku_id).await, (99, 0), "{fault}");
     books_agree(&shop).await;
     // what was put off comes again by itself
-    let mut audit = Value::Null;
-    let patience = Instant::now() + Duration::from_secs(60);
-    while audit["clean"] != true {
-        assert!(Instant::now() < patience, "{}: {audit}", what("the audit is clean"));
+    let clean = async || {
         shop.later(60).await;
-        audit = shop.see("/v1/ops/audit").await.ok();
-    }
+        shop.see("/v1/ops/audit").await.ok()["clean"] == true
+    };
+    eventually_or(&what("the audit is clean"), clean, async || shop.see("/v1/ops/audit").await.text).await;
     shop.app.stop().await;
 }
 

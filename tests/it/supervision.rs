@@ -9,7 +9,7 @@ use souk_actors::{
     faults::Fault,
 };
 
-use crate::support::{Mood, Op, Proxy, Setup, TestDb, TestEngine, basket, eventually};
+use crate::support::{Mood, Op, PATIENCE, Proxy, Setup, TestDb, TestEngine, basket, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poisoned_sku_is_quarantined_and_its_neighbours_sell_on() {
@@ -267,7 +267,7 @@ async fn an_engine_stops_although_a_provider_hangs() {
     let engine = Arc::clone(&shop.engine);
     let paying = tokio::spawn(async move { engine.pay(order_id, "fake").await });
     eventually("the provider was asked", async || shop.provider.calls(Op::Create) == 1).await;
-    let stopping = tokio::time::timeout(std::time::Duration::from_secs(30), shop.engine.stop());
+    let stopping = tokio::time::timeout(PATIENCE, shop.engine.stop());
     stopping.await.expect("it stops");
     assert_eq!(paying.await.unwrap(), Err(Refusal::Unknown));
     let next = TestEngine::on(Arc::clone(&shop.db), shop.db.connect.clone(), Setup::default()).await;

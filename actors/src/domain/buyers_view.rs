@@ -38,6 +38,7 @@ const SEEN: &[(&str, &[&str])] = &[
     ("dispute_won", &["payment_id"]),
     ("dispute_lost", &["payment_id"]),
     ("payment_reversed", &["payment_id"]),
+    ("payment_partly_reversed", &["payment_id"]),
     ("payment_restored", &["payment_id"]),
     ("partially_paid", &["paid", "hold_expires_at"]),
     ("approved_too_late", &["payment_id", "charged"]),

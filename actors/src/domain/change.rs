@@ -192,6 +192,8 @@ pub struct RefundRow {
     pub provider_refund_id: Option<String>,
     /// The command that wished it.
     pub command_id: Option<i64>,
+    /// In whose place it is.
+    pub replaces: Option<RefundId>,
 }
 
 /// A provider call's row after the entry.

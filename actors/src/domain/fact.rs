@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Money, words};
+use super::{Money, RefundId, words};
 
 /// The provider's answer to an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +30,30 @@ pub struct Fact {
     pub status: FactStatus,
     /// How much it is about; none where the provider named none, or none that Souk can read.
     pub amount: Option<Money>,
-    /// Our payment's id as the provider gave it back (PayPal: `custom_id`); a wrong or missing one is a foreign order.
+    /// Our payment's id as the provider gave it back (PayPal: `custom_id`); a wrong or missing one is a foreign order. Of a
+    /// refund our refund's id: one that names anything else was not asked for by us.
     pub reference: Option<String>,
     /// A refund's capture.
     pub parent: Option<String>,
     /// When it became so, by the provider's clock.
     pub at: DateTime<Utc>,
+}
+
+impl Fact {
+    /// Which of our refunds it names. One that was made at the provider names none, or what its payment is called.
+    #[must_use]
+    pub fn refund_id(&self) -> Option<RefundId> {
+        let named = self.reference.as_deref().filter(|_| self.kind == FactKind::Refund);
+        named.and_then(|reference| reference.parse().ok())
+    }
+
+    /// Whether it says the same of the same object at the same time, be it more or less of it.
+    pub(super) fn repeats(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.object_id == other.object_id
+            && self.status == other.status
+            && self.at == other.at
+    }
 }
 
 words! {
@@ -80,6 +98,8 @@ words! {
         Cancelled = "cancelled",
         /// Taken back by the provider or the buyer's bank (captures).
         Reversed = "reversed",
+        /// Taken back in part by them (captures).
+        PartiallyReversed = "partially_reversed",
         /// Under dispute, undecided (disputes).
         Open = "open",
         /// Decided for the shop (disputes).
@@ -138,4 +158,8 @@ pub enum ProviderError {
     /// The call itself is wrong (our bug, or the account's settings): a person must look.
     #[error("rejected: {0}")]
     Rejected(String),
+    /// The buyer's bank has taken (some of) this money back and lets nobody give it back: not possible for as long as that
+    /// stands.
+    #[error("taken back: {0}")]
+    TakenBack(String),
 }

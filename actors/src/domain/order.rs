@@ -344,18 +344,33 @@ impl Order {
         self.captures().into_iter().filter(|capture| capture.amount.is_some_and(|a| a.currency == self.total.currency))
     }
 
+    fn live_refunds_of(&self, payment_id: PaymentId, capture_id: &str) -> impl Iterator<Item = &Refund> {
+        let of = move |refund: &&Refund| refund.payment_id == payment_id && refund.capture_id == capture_id;
+        self.refunds.iter().filter(of).filter(|refund| refund.is_live())
+    }
+
     /// How much of a capture is promised to go back, or has gone.
     #[must_use]
     pub fn refunding_of(&self, payment_id: PaymentId, capture_id: &str) -> i64 {
-        let of = |refund: &&Refund| refund.payment_id == payment_id && refund.capture_id == capture_id;
-        self.refunds.iter().filter(of).filter(|refund| refund.is_live()).map(|refund| refund.amount.minor).sum()
+        self.live_refunds_of(payment_id, capture_id).map(|refund| refund.amount.minor).sum()
     }
 
-    /// How much of a capture is here and promised to nobody.
+    /// How much of a capture can go back at all: not what was taken back or lost, which may show as a refund too.
+    #[must_use]
+    pub fn refundable_of(&self, capture: &Capture) -> i64 {
+        let came = capture.amount.map_or(0, |amount| amount.minor);
+        if capture.standing == Standing::Gone {
+            return 0;
+        }
+        let live = self.live_refunds_of(capture.payment_id, &capture.capture_id);
+        let mirrored = live.filter(|refund| refund.kind == RefundKind::Mirrored).map(|refund| refund.amount.minor);
+        came - (capture.lost - mirrored.sum::<i64>()).max(0)
+    }
+
+    /// How much of a capture is here and promised to nobody, not even once it can be given back again.
     #[must_use]
     pub fn left_of(&self, capture: &Capture) -> i64 {
-        let came = capture.amount.map_or(0, |amount| amount.minor);
-        (came - self.refunding_of(capture.payment_id, &capture.capture_id) - capture.lost).max(0)
+        (self.refundable_of(capture) - self.owed_of(capture, |_| true)).max(0)
     }
 
     /// Money that is here, in the order's currency, and promised to nobody.
@@ -364,20 +379,52 @@ impl Order {
         self.our_captures().map(|capture| self.left_of(&capture)).sum()
     }
 
-    /// What the order has been given: what arrived, without what was taken back and what it had no claim to. A kindness, or
-    /// a refund of a line that was sold, does not make it less.
+    /// What the order has been given: what arrived, without what was taken back as a whole, what it had no claim to, and
+    /// what went back for lines that were called off. A kindness, a refund of a line that was sold, or part of it that a
+    /// bank took back (which holds the order, until people decide) does not make it less; nor does what was given back at
+    /// the provider, unless more than the total had come.
     #[must_use]
     pub fn paid_minor(&self) -> i64 {
-        let corrects = |refund: &&Refund| matches!(refund.kind, RefundKind::Correction | RefundKind::Cancellation);
-        let paid = |capture: Capture| {
-            let came = capture.amount.map_or(0, |amount| amount.minor);
-            let of = |refund: &&Refund| {
-                refund.payment_id == capture.payment_id && refund.capture_id == capture.capture_id && refund.is_live()
-            };
-            let corrected = self.refunds.iter().filter(of).filter(corrects).map(|refund| refund.amount.minor);
-            (came - capture.lost - corrected.sum::<i64>()).max(0)
+        let mut for_called_off = self.refunded_and_called_off();
+        let (mut paid, mut by_hand) = (0, 0);
+        for capture in self.our_captures() {
+            let owed = |counts: fn(RefundKind) -> bool| self.owed_of(&capture, counts);
+            let corrected = owed(|kind| matches!(kind, RefundKind::Correction | RefundKind::Cancellation));
+            let of_lines = owed(|kind| kind == RefundKind::Lines).min(for_called_off);
+            for_called_off -= of_lines;
+            if capture.standing != Standing::Gone {
+                let came = capture.amount.map_or(0, |amount| amount.minor);
+                paid += (came - corrected - of_lines).max(0);
+                by_hand += owed(|kind| kind == RefundKind::Mirrored);
+            }
+        }
+        let too_much = (paid - self.total.minor).max(0);
+        paid - too_much.min(by_hand)
+    }
+
+    fn owed_of(&self, capture: &Capture, counts: fn(RefundKind) -> bool) -> i64 {
+        let of = |refund: &&Refund| {
+            refund.payment_id == capture.payment_id && refund.capture_id == capture.capture_id && refund.is_owed()
         };
-        self.our_captures().map(paid).sum()
+        let counted = self.refunds.iter().filter(of).filter(|refund| counts(refund.kind));
+        counted.map(|refund| refund.amount.minor).sum()
+    }
+
+    /// Units of a line whose price went back by a refund of the line, or is owed so.
+    #[must_use]
+    pub fn refunded_units(&self, line: i32) -> i64 {
+        let of_lines = self.refunds.iter().filter(|refund| refund.is_owed() && refund.kind == RefundKind::Lines);
+        let units = of_lines.flat_map(|refund| &refund.lines).filter(|units| units.line == line);
+        units.map(|units| units.quantity).sum()
+    }
+
+    /// The price of units that were refunded, and called off as well: more than was bought is one or the other.
+    fn refunded_and_called_off(&self) -> i64 {
+        let both = |line: &Part| {
+            let called_off = self.units(line.line, |state| state == PartState::Released);
+            (self.refunded_units(line.line) + called_off - line.quantity).max(0) * line.unit_price_minor
+        };
+        self.lines().map(|line| both(&line)).sum()
     }
 
     /// What the order costs as it is: less what was called off after it had been confirmed.
@@ -510,10 +557,11 @@ impl Order {
             };
         }
         let back = self.refunds.iter().any(Refund::is_live);
+        let barred = stands(Standing::Cut) && self.refunds.iter().any(|refund| refund.state == RefundState::SetAside);
         match kept.cmp(&due) {
             _ if stands(Standing::Disputed) => PaymentSummary::Disputed,
             _ if kept == 0 && self.refunds.iter().any(waits) => PaymentSummary::Refunding,
-            _ if kept == 0 && stands(Standing::Gone) => PaymentSummary::Reversed,
+            _ if kept == 0 && (stands(Standing::Gone) || barred) => PaymentSummary::Reversed,
             _ if kept == 0 && any(PaymentState::Pending) => PaymentSummary::Pending,
             _ if kept == 0 => PaymentSummary::Refunded,
             Ordering::Less if back => PaymentSummary::PartlyRefunded,

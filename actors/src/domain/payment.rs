@@ -56,10 +56,12 @@ words! {
         Pending = "pending",
         /// The money is back with the buyer.
         Completed = "completed",
-        /// The provider could not; a person must look.
+        /// The provider could not; what it was of is asked for anew.
         Failed = "failed",
-        /// Called off at the provider.
+        /// Called off, here or at the provider.
         Cancelled = "cancelled",
+        /// Its money has gone another way (taken back, or given at the provider): it is owed again if that comes back.
+        SetAside = "set_aside",
     }
 }
 
@@ -179,6 +181,11 @@ pub enum PaymentEvent {
         /// Of which capture.
         capture_id: String,
     },
+    /// Part of what came was taken back, or more of it.
+    PartlyReversed {
+        /// Of which capture.
+        capture_id: String,
+    },
     /// Money that was taken back is here again.
     Restored {
         /// Of which capture.
@@ -193,7 +200,7 @@ pub enum PaymentEvent {
     DisputeEnded {
         /// Of which capture.
         capture_id: String,
-        /// What it has cost, in minor units; nothing where it was won.
+        /// What has been lost by it, in minor units; nothing where it was won.
         lost: i64,
     },
     /// The buyer's instrument or the provider said no.
@@ -210,6 +217,8 @@ pub enum PaymentEvent {
         amount: Option<Money>,
         /// Where it stands.
         state: RefundState,
+        /// Whether something newer was said of it before.
+        late: bool,
     },
 }
 
@@ -254,14 +263,11 @@ impl Payment {
     }
 
     fn knows(&self, fact: &Fact) -> bool {
-        let same = |known: &&Fact| {
-            known.kind == fact.kind
-                && known.object_id == fact.object_id
-                && known.status == fact.status
-                && known.at == fact.at
-                && (known.amount.is_some() || fact.amount.is_none()) // the amount may be told later
+        // the amount, and what it is of, may be told later
+        let says_more = |known: &Fact| {
+            known.amount.is_none() && fact.amount.is_some() || known.parent.is_none() && fact.parent.is_some()
         };
-        self.facts.iter().any(|known| same(&known))
+        self.facts.iter().any(|known| known.repeats(fact) && !says_more(known))
     }
 
     /// Those of `facts` that are new, and what they mean, in the order in which they matter: approvals, then refunds, then
@@ -274,7 +280,7 @@ impl Payment {
     pub fn learn(&mut self, facts: Vec<Fact>, total: Money) -> (Vec<Fact>, Vec<PaymentEvent>) {
         let mut fresh: Vec<Fact> = Vec::new();
         let mut events = Vec::new();
-        let mut sorted = facts;
+        let mut sorted = said_once(facts);
         sorted.sort_by_key(|fact| (rank(fact.kind), fact.at));
         let charged = sorted.iter().any(says_charged);
         for fact in sorted {
@@ -310,8 +316,10 @@ impl Payment {
                 self.order_meaning(fact.status, ours && fact.amount == Some(total)).into_iter().collect()
             }
             FactKind::Refund => {
+                let newer = |known: &Fact| known.object_id == fact.object_id && known.at > fact.at;
+                let late = self.facts.iter().any(|known| known.kind == FactKind::Refund && newer(known));
                 self.facts.push(fact.clone());
-                refund_meaning(fact).into_iter().collect()
+                refund_meaning(fact, late).into_iter().collect()
             }
             FactKind::Authorisation => {
                 let before = self.authorisation(&fact.object_id);
@@ -340,12 +348,29 @@ impl Payment {
     }
 }
 
-fn refund_meaning(fact: &Fact) -> Option<PaymentEvent> {
+/// An answer may name one object twice, and say more of it in one place than in the other.
+fn said_once(facts: Vec<Fact>) -> Vec<Fact> {
+    let mut once: Vec<Fact> = Vec::with_capacity(facts.len());
+    for fact in facts {
+        match once.iter_mut().find(|known| known.repeats(&fact)) {
+            Some(known) => {
+                known.amount = known.amount.or(fact.amount);
+                known.parent = known.parent.take().or(fact.parent);
+                known.reference = known.reference.take().or(fact.reference);
+            }
+            None => once.push(fact),
+        }
+    }
+    once
+}
+
+fn refund_meaning(fact: &Fact, late: bool) -> Option<PaymentEvent> {
     Some(PaymentEvent::Refund {
         provider_refund_id: fact.object_id.clone(),
         capture_id: fact.parent.clone(),
         amount: fact.amount,
         state: refund_state(fact.status)?,
+        late,
     })
 }
 
@@ -372,6 +397,7 @@ fn refund_state(status: FactStatus) -> Option<RefundState> {
         | FactStatus::PartiallyRefunded
         | FactStatus::Refunded
         | FactStatus::Reversed
+        | FactStatus::PartiallyReversed
         | FactStatus::Open
         | FactStatus::Won
         | FactStatus::Lost
@@ -416,6 +442,9 @@ pub struct Refund {
     /// The command that wished it, by the number that its key stands for.
     #[serde(skip)]
     pub command_id: Option<i64>,
+    /// The refund, or the rest of one, in whose place this is asked for (or set aside).
+    #[serde(skip)]
+    pub replaces: Option<RefundId>,
 }
 
 /// Some units of one line.
@@ -433,7 +462,19 @@ impl Refund {
     pub fn is_live(&self) -> bool {
         match self.state {
             RefundState::Requested | RefundState::Pending | RefundState::Completed => true,
-            RefundState::Failed | RefundState::Cancelled => false,
+            RefundState::Failed | RefundState::Cancelled | RefundState::SetAside => false,
         }
+    }
+
+    /// Whether its money is promised or gone, or will be as soon as it is here again.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.is_live() || self.state == RefundState::SetAside
+    }
+
+    /// Whether it is still to be asked for, and the provider has not taken it as far as anybody knows.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.state == RefundState::Requested && self.provider_refund_id.is_none()
     }
 }

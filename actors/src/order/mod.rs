@@ -46,10 +46,10 @@ const IDS: i64 = 64;
 const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
 const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
 
-/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a payment
-/// the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
+/// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a refund one
+/// in its place, for a payment the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
 fn ids_of(order: &Order) -> i64 {
-    2 * (order.captures().len() + order.payments.len() + order.shipments.len()) as i64
+    2 * (order.captures().len() + order.payments.len() + order.shipments.len() + order.refunds.len()) as i64
 }
 
 /// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
@@ -71,7 +71,7 @@ pub(crate) enum Msg {
     /// The buyer's browser is back from the provider: ask it what happened.
     Look,
     /// A provider call was answered.
-    Answered { task_id: TaskId, answer: Answer },
+    Answered { payment_id: PaymentId, task_id: TaskId, answer: Answer },
     /// A provider was asked and said this.
     Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
     /// A provider was asked, and there is no telling what it would say.
@@ -223,7 +223,7 @@ impl Actor for Keeper {
             }
             Msg::Work => self.work(state).await,
             Msg::Look => self.look(state).await,
-            Msg::Answered { task_id, answer } => self.answered(state, task_id, answer).await,
+            Msg::Answered { payment_id, task_id, answer } => self.answered(state, payment_id, task_id, answer).await,
             Msg::Facts { payment_id, facts, inbox_id } => self.facts(state, payment_id, &facts, inbox_id).await,
             Msg::NoAnswer => self.put_off(state, None).await,
             Msg::Parcel(news) => self.parcel_news(state, news).await,
@@ -323,9 +323,14 @@ impl Keeper {
         self.payments.run(&payment.provider, job).await;
     }
 
-    async fn answered(&self, state: &mut State, task_id: TaskId, answer: Answer) {
-        let Some(task) = state.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return };
-        let Some(payment_id) = task.about.payment_id() else { return };
+    async fn answered(&self, state: &mut State, payment_id: PaymentId, task_id: TaskId, answer: Answer) {
+        if !state.order.tasks.iter().any(|task| task.id == task_id) {
+            // it was called off while it was under way, and may have been done all the same
+            if let Answer::Facts(facts) = answer {
+                self.facts(state, payment_id, &facts, None).await;
+            }
+            return;
+        }
         let settled = match &answer {
             Answer::Announced(created) => {
                 let announce = |draft: &mut Draft<'_>| {
@@ -592,18 +597,17 @@ impl Keeper {
             TaskKind::Void => Some(What::Void {
                 task_id: task.id,
                 provider_order_id: known_as()?,
-                authorisation_id: payment.authorisation_left()?.0.to_owned(),
+                authorisation_id: payment.still_reserved()?.to_owned(),
             }),
             TaskKind::Refund => {
                 let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
-                let others = order.refunds.iter().filter(|other| other.id != refund.id);
-                let bound = others.filter_map(|other| other.provider_refund_id.clone());
                 Some(What::Refund {
                     task_id: task.id,
+                    refund_id: refund.id,
                     provider_order_id: known_as()?,
                     capture_id: refund.capture_id.clone(),
                     amount: refund.amount,
-                    unlike: (age > REFUND_IDS_KEPT).then(|| bound.collect()),
+                    look_first: age > REFUND_IDS_KEPT,
                 })
             }
             TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels => None,

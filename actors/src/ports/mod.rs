@@ -13,7 +13,7 @@ pub use carrier::{
 };
 pub use notifier::{Delivery, Notice, Notifier, SendError};
 
-use crate::domain::{Address, Currency, Intent, Money, PaymentId, TaskId};
+use crate::domain::{Address, Currency, Intent, Money, PaymentId, RefundId, TaskId};
 pub use crate::domain::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
 
 /// A provider of payments. Every method is one exchange with it (a method may retry a lost token, nothing else), bounded
@@ -33,8 +33,15 @@ pub trait PaymentProvider: Send + Sync + 'static {
     /// Takes the money of an approved order. Asked again with the same `request_id` it charges once.
     async fn capture(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError>;
 
-    /// Gives `amount` of a capture back. Asked again with the same `request_id` it refunds once.
-    async fn refund(&self, request_id: TaskId, capture_id: &str, amount: Money) -> Result<Vec<Fact>, ProviderError>;
+    /// Gives `amount` of a capture back, and answers with that refund alone. Asked again with the same `request_id` it refunds
+    /// once. `refund_id` comes back as the reference of every fact about it (PayPal: `custom_id`).
+    async fn refund(
+        &self,
+        request_id: TaskId,
+        refund_id: RefundId,
+        capture_id: &str,
+        amount: Money,
+    ) -> Result<Vec<Fact>, ProviderError>;
 
     /// Reserves the money of an approved order that was announced with [`Intent::Authorise`]. Asked again with the same
     /// `request_id` it authorises once.

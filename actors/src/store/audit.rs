@@ -167,11 +167,11 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "money-has-an-end",
         sentence: "money of an order that is not confirmed goes back",
-        sql: "select format('order %s is %s, captured %s, refunding %s, taken back %s', o.id, o.status, m.captured,
-                  m.refunding, m.gone)
+        sql: "select format('order %s is %s, captured %s, refunding %s, taken back %s, barred %s', o.id, o.status,
+                  m.captured, m.refunding, m.gone, m.barred)
               from customer_order o join money_of_order m on m.order_id = o.id
               where o.status in ('expired', 'cancelled', 'cancelling', 'awaiting_payment')
-              and m.captured > m.refunding + m.gone
+              and m.captured > m.refunding + m.gone + m.barred
               and not (o.status = 'awaiting_payment' and m.captured - m.refunding - m.gone < o.total_minor)
               -- how much goes back is known when the carriers have decided about its labels
               and not (o.status = 'cancelling' and exists (

@@ -32,6 +32,7 @@ enum Class {
     NotYet,
     AlreadyDone,
     Dead,
+    TakenBack,
 }
 
 /// PayPal's issues by what follows from them. Not listed are those about our call or the merchant's account
@@ -78,6 +79,8 @@ fn class_of(issue: &str) -> Option<Class> {
         | "COMPLIANCE_VIOLATION"
         | "INVALID_RESOURCE_ID"
         | "RESOURCE_NOT_FOUND" => Some(Class::Dead),
+
+        "REFUND_NOT_PERMITTED_DUE_TO_CHARGEBACK" => Some(Class::TakenBack),
 
         _ => None,
     }
@@ -138,6 +141,7 @@ pub(super) fn refusal(answer: &Answer) -> ProviderError {
         Some((word, Class::NotYet)) => ProviderError::NotYet(describe(answer, word)),
         Some((word, Class::AlreadyDone)) => ProviderError::AlreadyDone(describe(answer, word)),
         Some((word, Class::Dead)) => ProviderError::Dead(describe(answer, word)),
+        Some((word, Class::TakenBack)) => ProviderError::TakenBack(describe(answer, word)),
         None => ProviderError::Rejected(describe(answer, first)),
     }
 }
@@ -218,11 +222,12 @@ mod tests {
             ProviderError::AlreadyDone(_) => "already done",
             ProviderError::Dead(_) => "dead",
             ProviderError::Rejected(_) => "rejected",
+            ProviderError::TakenBack(_) => "taken back",
         }
     }
 
     /// Every issue of PayPal's that a call of ours can meet, by what follows from it.
-    const CLASSES: [(&str, &[&str]); 5] = [
+    const CLASSES: [(&str, &[&str]); 6] = [
         ("declined", &["INSTRUMENT_DECLINED", "PAYER_ACTION_REQUIRED", "REDIRECT_PAYER_FOR_ALTERNATE_FUNDING"]),
         (
             "not yet",
@@ -293,10 +298,10 @@ mod tests {
                 "PARTIAL_REFUND_NOT_ALLOWED",
                 "MAX_NUMBER_OF_REFUNDS_EXCEEDED",
                 "TRANSACTION_DISPUTED",
-                "REFUND_NOT_PERMITTED_DUE_TO_CHARGEBACK",
                 "AN_ISSUE_OF_NEXT_YEAR",
             ],
         ),
+        ("taken back", &["REFUND_NOT_PERMITTED_DUE_TO_CHARGEBACK"]),
     ];
 
     #[test]

@@ -26,7 +26,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use souk_actors::{
     clock::Clock,
-    domain::{Currency, Money, TaskId},
+    domain::{Currency, Money, RefundId, TaskId},
     ports::{CreatePayment, Created, Fact, FactKind, ListedEvent, Locator, PaymentProvider, ProviderError},
 };
 use url::{Url, form_urlencoded};
@@ -342,7 +342,7 @@ impl PaymentProvider for PayPal {
         let path = ["v2", "payments", "authorizations", authorisation_id.as_str(), "capture"];
         let call = Call::post("capture_authorization", &path, request_id, &CaptureAuthorised::new(amount, last)?)?;
         let capture: Movement = self.call(call).await?;
-        Ok(vec![capture.capture_of(&authorisation_id)])
+        Ok(capture.captured_of(&authorisation_id))
     }
 
     /// PayPal may answer a void with nothing at all, and refuses a second one; then the authorisation is asked for.
@@ -362,10 +362,16 @@ impl PaymentProvider for PayPal {
         Ok(vec![authorisation.authorisation()])
     }
 
-    async fn refund(&self, request_id: TaskId, capture_id: &str, amount: Money) -> Result<Vec<Fact>, ProviderError> {
+    async fn refund(
+        &self,
+        request_id: TaskId,
+        refund_id: RefundId,
+        capture_id: &str,
+        amount: Money,
+    ) -> Result<Vec<Fact>, ProviderError> {
         let capture_id = object_id(capture_id)?;
         let path = ["v2", "payments", "captures", capture_id.as_str(), "refund"];
-        let call = Call::post("refund", &path, request_id, &CreateRefund::new(amount)?)?;
+        let call = Call::post("refund", &path, request_id, &CreateRefund::new(refund_id, amount)?)?;
         let refund: Movement = self.call(call).await?;
         Ok(vec![refund.refund_of(&capture_id)])
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 use souk_actors::{
-    domain::{Address, Intent, Money},
+    domain::{Address, Intent, Money, RefundId},
     ports::{CreatePayment, ProviderError},
 };
 
@@ -123,11 +123,13 @@ impl<'a> From<&'a Address> for Shipping<'a> {
 #[derive(Serialize)]
 pub(super) struct CreateRefund {
     amount: Amount,
+    /// Without it the refund would be called what its capture is.
+    custom_id: String,
 }
 
 impl CreateRefund {
-    pub(super) fn new(amount: Money) -> Result<Self, ProviderError> {
-        Ok(Self { amount: Amount::exact(amount)? })
+    pub(super) fn new(refund_id: RefundId, amount: Money) -> Result<Self, ProviderError> {
+        Ok(Self { amount: Amount::exact(amount)?, custom_id: refund_id.to_string() })
     }
 }
 

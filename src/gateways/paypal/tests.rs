@@ -122,8 +122,8 @@ fn settings(base_url: String) -> Settings {
         client_id: "client".to_owned(),
         client_secret: "very-secret".into(),
         brand_name: "Souk".to_owned(),
-        timeout: Duration::from_millis(500),
-        connect_timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(3),
         webhook: webhook::Settings::sandbox("9JX12345"),
         verification: Verification::Itself,
     }
@@ -179,7 +179,7 @@ async fn a_payment_is_created_captured_and_refunded() {
     let captured = paypal.capture(TaskId(8), &created.provider_order_id).await.expect("captured");
     assert_eq!(captured.len(), 2);
     assert_eq!((captured[1].kind, captured[1].amount), (FactKind::Capture, Some(usd("30.00"))));
-    let refunded = paypal.refund(TaskId(9), &captured[1].object_id, usd("0.99")).await.expect("refunded");
+    let refunded = paypal.refund(TaskId(9), RefundId(5), &captured[1].object_id, usd("0.99")).await.expect("refunded");
     assert_eq!(refunded[0].parent.as_deref(), Some("5B223658W54364539"));
     assert_eq!((refunded[0].kind, refunded[0].status), (FactKind::Refund, FactStatus::Pending));
     paypal.inspect(&created.provider_order_id).await.expect("inspected");
@@ -199,7 +199,8 @@ async fn a_payment_is_created_captured_and_refunded() {
     let tasks = [Some(TaskId(7)), Some(TaskId(8)), Some(TaskId(9)), None];
     assert_eq!(request_ids, tasks.map(|task| task.map(|task| task.to_string())));
     assert_eq!(calls[1].body, "{}");
-    assert_eq!(calls[2].body, r#"{"amount":{"currency_code":"USD","value":"0.99"}}"#);
+    let asked = format!(r#"{{"amount":{{"currency_code":"USD","value":"0.99"}},"custom_id":"{}"}}"#, RefundId(5));
+    assert_eq!(calls[2].body, asked);
     let token = &stub.asked.lock().expect("whole")[0];
     assert_eq!(token.body, "grant_type=client_credentials");
     assert_eq!(token.header("authorization"), Some("Basic Y2xpZW50OnZlcnktc2VjcmV0"));
@@ -493,7 +494,7 @@ async fn without_a_token_nothing_is_called() {
 
 #[tokio::test]
 async fn a_call_has_one_timeout_whatever_it_spends_it_on() {
-    let wait = Duration::from_millis(350);
+    let wait = Duration::from_secs(2);
     let (paypal, stub) = paypal([Reply::Late(wait, CAPTURED)]).await;
     let grant = r#"{"access_token":"A21","expires_in":32400}"#;
     stub.token_replies.lock().expect("whole").push_back(Reply::Late(wait, grant));
@@ -599,7 +600,10 @@ async fn an_id_that_is_none_goes_nowhere() {
     for id in ["", "..", "a/b", "a?b", "a%2fb", "ä", &"A".repeat(65)] {
         assert!(matches!(paypal.inspect(id).await, Err(ProviderError::Rejected(_))), "{id}");
         assert!(matches!(paypal.capture(TaskId(1), id).await, Err(ProviderError::Rejected(_))), "{id}");
-        assert!(matches!(paypal.refund(TaskId(1), id, usd("1")).await, Err(ProviderError::Rejected(_))), "{id}");
+        assert!(
+            matches!(paypal.refund(TaskId(1), RefundId(1), id, usd("1")).await, Err(ProviderError::Rejected(_))),
+            "{id}"
+        );
         assert!(matches!(paypal.authorise(TaskId(1), id).await, Err(ProviderError::Rejected(_))), "{id}");
         let captured = paypal.capture_authorised(TaskId(1), id, usd("1"), true).await;
         assert!(matches!(captured, Err(ProviderError::Rejected(_))), "{id}");

@@ -169,6 +169,9 @@ pub(super) struct Movement {
     amount: Option<Amount>,
     #[serde(default, deserialize_with = "lenient")]
     custom_id: Option<Reference>,
+    /// Of a capture: whether nothing more is taken of its authorisation.
+    #[serde(default, deserialize_with = "lenient")]
+    final_capture: Option<bool>,
     #[serde(flatten)]
     times: Times,
     #[serde(default)]
@@ -181,7 +184,7 @@ struct StatusDetails {
 }
 
 /// What was given to PayPal as `custom_id`, or by somebody else: any text that a row can hold.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Reference(String);
 
@@ -250,11 +253,16 @@ impl Order {
         let Payments { authorizations, captures, refunds } = &unit.payments;
         let created = self.times.create_time.map(|Time(at)| at).unwrap_or_default();
         let above = move || Above { reference: unit.custom_id.as_ref(), created };
-        let authorised = authorizations.iter().map(move |one| one.fact(FactKind::Authorisation, None, &above()));
-        let captured = captures.iter().map(move |capture| {
-            let parent = capture.links.up_to_authorisation().or_else(|| sole(authorizations).map(|one| one.id.clone()));
-            capture.fact(FactKind::Capture, parent, &above())
+        let above_capture = move |capture: &Movement| {
+            capture.links.up_to_authorisation().or_else(|| sole(authorizations).map(|one| one.id.clone()))
+        };
+        let authorised = authorizations.iter().map(move |one| {
+            let uses_up = |capture: &Movement| capture.is_last() && above_capture(capture).as_ref() == Some(&one.id);
+            let fact = one.fact(FactKind::Authorisation, None, &above());
+            if captures.iter().any(uses_up) { used_up(fact) } else { fact }
         });
+        let captured =
+            captures.iter().map(move |capture| capture.fact(FactKind::Capture, above_capture(capture), &above()));
         let refunded = refunds.iter().map(move |refund| {
             let parent = refund.links.up_to_capture().or_else(|| sole(captures).map(|only| only.id.clone()));
             refund.fact(FactKind::Refund, parent, &above())
@@ -269,9 +277,30 @@ impl Movement {
         self.fact(FactKind::Refund, Some(capture.clone()), &Above::default())
     }
 
-    /// The capture that a capture of `authorisation` answered with.
-    pub(super) fn capture_of(&self, authorisation: &ObjectId) -> Fact {
-        self.fact(FactKind::Capture, Some(authorisation.clone()), &Above::default())
+    /// The capture that a capture of `authorisation` answered with, and what it leaves of that.
+    pub(super) fn captured_of(&self, authorisation: &ObjectId) -> Vec<Fact> {
+        let capture = self.fact(FactKind::Capture, Some(authorisation.clone()), &Above::default());
+        let kind = FactKind::Authorisation;
+        let used =
+            Fact { kind, object_id: authorisation.as_str().to_owned(), amount: None, parent: None, ..capture.clone() };
+        let used = self.is_last().then(|| used_up(Fact { status: FactStatus::Created, ..used }));
+        std::iter::once(capture).chain(used).collect()
+    }
+
+    /// Whether it was taken, or is about to be, and lets go of what it leaves of its authorisation.
+    fn is_last(&self) -> bool {
+        let taken = |status| {
+            matches!(
+                status,
+                FactStatus::Completed
+                    | FactStatus::Pending
+                    | FactStatus::PartiallyRefunded
+                    | FactStatus::Refunded
+                    | FactStatus::PartiallyReversed
+                    | FactStatus::Reversed
+            )
+        };
+        self.final_capture == Some(true) && taken(self.standing(FactKind::Capture))
     }
 
     /// The authorisation that was asked for, or voided.
@@ -280,12 +309,20 @@ impl Movement {
     }
 
     fn fact(&self, kind: FactKind, parent: Option<ObjectId>, above: &Above<'_>) -> Fact {
+        let own = self.custom_id.as_ref();
+        let reference = match kind {
+            // one that was given none is called what its capture is: that names the payment, not the refund
+            FactKind::Refund => own.filter(|own| Some(*own) != above.reference),
+            FactKind::Order | FactKind::Authorisation | FactKind::Capture | FactKind::Dispute => {
+                own.or(above.reference)
+            }
+        };
         Fact {
             kind,
             object_id: self.id.as_str().to_owned(),
             status: self.standing(kind),
             amount: self.amount.as_ref().and_then(Amount::money),
-            reference: self.custom_id.as_ref().or(above.reference).map(Reference::text),
+            reference: reference.map(Reference::text),
             parent: parent.map(String::from),
             at: self.times.latest().unwrap_or(above.created),
         }
@@ -296,9 +333,24 @@ impl Movement {
         let reason = self.status_details.as_ref().map(|details| details.reason.as_str());
         let taken_back = matches!(reason, Some("CHARGEBACK" | "BUYER_COMPLAINT"));
         let plain = status(self.status.as_deref());
-        let reversed = plain == FactStatus::Refunded && kind == FactKind::Capture && taken_back;
-        if reversed { FactStatus::Reversed } else { plain }
+        if kind != FactKind::Capture || !taken_back {
+            return plain;
+        }
+        if plain == FactStatus::Refunded {
+            FactStatus::Reversed
+        } else if plain == FactStatus::PartiallyRefunded {
+            FactStatus::PartiallyReversed
+        } else {
+            plain
+        }
     }
+}
+
+/// What an authorisation is after its last capture, whatever PayPal calls it: nothing of it is reserved any more.
+fn used_up(authorisation: Fact) -> Fact {
+    let reserved = authorisation.status == FactStatus::Created;
+    let status = if reserved { FactStatus::Completed } else { authorisation.status };
+    Fact { status, ..authorisation }
 }
 
 fn sole<T>(list: &[T]) -> Option<&T> {
@@ -393,13 +445,12 @@ mod tests {
 
     #[test]
     fn an_order_becomes_its_facts() {
-        let reference = Some("payment_1".to_owned());
         let order = Fact {
             kind: FactKind::Order,
             object_id: "0PF12345AB678901C".to_owned(),
             status: FactStatus::Completed,
             amount: usd("30"),
-            reference: reference.clone(),
+            reference: Some("payment_1".to_owned()),
             parent: None,
             at: time("2026-11-22T10:00:01Z"),
         };
@@ -415,11 +466,42 @@ mod tests {
             object_id: "1Y107995YT783435V".to_owned(),
             status: FactStatus::Completed,
             amount: usd("0.99"),
-            reference,
+            reference: None,
             parent: Some("5B223658W54364539".to_owned()),
             at: time("2026-11-22T11:13:29Z"),
         };
         assert_eq!(facts(CAPTURED), [order, capture, refund]);
+    }
+
+    #[test]
+    fn a_refund_is_called_what_we_called_it_or_nothing() {
+        let named = |custom_id: &str| {
+            let body = format!(
+                r#"{{"id":"0PF","purchase_units":[{{"custom_id":"payment_1","payments":{{
+                "refunds":[{{"id":"1Y1"{custom_id}}}]}}}}]}}"#
+            );
+            facts(&body)[1].reference.clone()
+        };
+        assert_eq!(named(r#","custom_id":"refund_7""#).as_deref(), Some("refund_7"));
+        assert_eq!(named(r#","custom_id":"payment_1""#), None, "lent by its capture");
+        assert_eq!(named(""), None);
+    }
+
+    /// PayPal may call it `PARTIALLY_CAPTURED` for ever.
+    #[test]
+    fn the_last_capture_uses_its_authorisation_up() {
+        let status = |last: bool, capture: &str| {
+            let body = format!(
+                r#"{{"id":"0PF","purchase_units":[{{"payments":{{"authorizations":[{{"id":"0AW","status":"PARTIALLY_CAPTURED"}}],
+                "captures":[{{"id":"5B2","status":"{capture}","final_capture":{last}}}]}}}}]}}"#
+            );
+            facts(&body)[1].status
+        };
+        for capture in ["COMPLETED", "PENDING", "PARTIALLY_REFUNDED", "REFUNDED"] {
+            assert_eq!(status(true, capture), FactStatus::Completed, "{capture}");
+            assert_eq!(status(false, capture), FactStatus::Created, "{capture}");
+        }
+        assert_eq!(status(true, "DECLINED"), FactStatus::Created);
     }
 
     #[test]
@@ -529,7 +611,9 @@ mod tests {
             ("REFUNDED", "CHARGEBACK", FactStatus::Reversed),
             ("REFUNDED", "BUYER_COMPLAINT", FactStatus::Reversed),
             ("REFUNDED", "REFUNDED", FactStatus::Refunded),
-            ("PARTIALLY_REFUNDED", "CHARGEBACK", FactStatus::PartiallyRefunded),
+            ("PARTIALLY_REFUNDED", "CHARGEBACK", FactStatus::PartiallyReversed),
+            ("PARTIALLY_REFUNDED", "BUYER_COMPLAINT", FactStatus::PartiallyReversed),
+            ("PARTIALLY_REFUNDED", "REFUNDED", FactStatus::PartiallyRefunded),
             ("PENDING", "BUYER_COMPLAINT", FactStatus::Pending),
         ] {
             let body = format!(

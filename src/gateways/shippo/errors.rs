@@ -152,6 +152,7 @@ mod tests {
             ProviderError::AlreadyDone(_) => "already done",
             ProviderError::Dead(_) => "dead",
             ProviderError::Rejected(_) => "rejected",
+            ProviderError::TakenBack(_) => "taken back",
         }
     }
 

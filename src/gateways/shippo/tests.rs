@@ -112,8 +112,8 @@ fn settings(base_url: String) -> Settings {
     Settings {
         base_url,
         api_key: "shippo_test_very-secret".into(),
-        timeout: Duration::from_millis(900),
-        connect_timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(3),
         label_format: "PDF_4x6".to_owned(),
         phone: "+1 555 341 9393".to_owned(),
         email: String::new(),

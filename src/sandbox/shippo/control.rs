@@ -26,7 +26,7 @@ use super::{
 use crate::sandbox::webhooks::Sequence;
 
 /// How long [`settle`] waits, unless it is asked to wait longer.
-const SETTLE_MS: u64 = 10_000;
+const SETTLE_MS: u64 = 60_000;
 
 /// A body that may be left out; whatever it holds must be known, for a test with a typing error must not pass.
 pub(in crate::sandbox) struct Body<T>(pub(in crate::sandbox) T);

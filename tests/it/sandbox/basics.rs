@@ -129,6 +129,7 @@ async fn a_pending_capture_is_decided_later() {
         let id = capture["id"].as_str().expect("an id");
         let (_, problem) = town.caller.post(&format!("/v2/payments/captures/{id}/refund"), "r", &json!({})).await;
         assert_eq!(problem["details"][0]["issue"], "PENDING_CAPTURE");
+        town.caller.settle().await;
         let decided = town.caller.control(&format!("captures/{id}/status"), json!({"status": ruling})).await;
         assert_eq!(decided["status"], status);
         town.caller.settle().await;
@@ -422,14 +423,14 @@ async fn calls_fail_before_or_after_their_effect() {
         town.caller.control("faults", rule).await;
         let path = format!("/v2/checkout/orders/{order_id}/capture");
         let request = town.caller.call(Method::POST, &path).header("paypal-request-id", name);
-        (order_id, request.timeout(Duration::from_secs(2)).send().await)
+        (order_id, request.timeout(Duration::from_secs(4)).send().await)
     };
     let faults = [
         (json!({"kind": "drop_before"}), None, false),
         (json!({"kind": "drop_after"}), None, true),
         (json!({"kind": "hang"}), None, false),
         (json!({"kind": "hang_after"}), None, true),
-        (json!({"kind": "delay", "ms": 3000}), None, true),
+        (json!({"kind": "delay", "ms": 8000}), None, true),
         (json!({"kind": "status", "status": 429, "retry_after": 7}), Some(429), false),
         (json!({"kind": "status", "status": 409}), Some(409), false),
         (json!({"kind": "status", "status": 401}), Some(401), false),

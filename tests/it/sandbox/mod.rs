@@ -26,8 +26,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use serde_json::{Value, json};
-use souk::sandbox::{MailSettings, Sandbox, Settings, ShippoSettings, start};
+use souk::sandbox::{MailSettings, Sandbox, Settings, ShippoSettings};
 use tempfile::TempDir;
+
+use crate::support::open_sandbox;
 
 const WEBHOOK_ID: &str = "1JE4291016473214C";
 
@@ -276,7 +278,7 @@ impl Town {
     async fn new() -> Self {
         let dir = TempDir::new().expect("a directory");
         let merchant = Merchant::default();
-        let sandbox = start(settings(dir.path(), &merchant.open().await)).await.expect("it starts");
+        let sandbox = open_sandbox(settings(dir.path(), &merchant.open().await)).await;
         let caller = Caller::new(sandbox.addr).await;
         Self { dir, merchant, sandbox, caller }
     }

@@ -182,7 +182,8 @@ impl TestEngine {
     }
 
     pub(crate) async fn becomes(&self, order_id: OrderId, status: OrderStatus) {
-        eventually(&format!("{order_id} becomes {status}"), async || self.view(order_id).await.status == status).await;
+        let what = format!("{order_id} becomes {status}");
+        self.comes_about(&what, async || self.view(order_id).await.status == status).await;
     }
 
     /// Time passes, and the engine notices.

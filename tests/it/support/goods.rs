@@ -12,7 +12,7 @@ use souk_actors::{
     store::read::ShipmentView,
 };
 
-use super::{TestEngine, basket, eventually};
+use super::{TestEngine, basket};
 
 /// A box as carriers take it.
 pub(crate) const BOX: Parcel = Parcel { length_mm: 300, width_mm: 200, height_mm: 100, grams: 900 };
@@ -66,18 +66,13 @@ impl TestEngine {
     }
 
     pub(crate) async fn shipment_becomes(&self, order_id: OrderId, shipment_id: ShipmentId, state: ShipmentState) {
-        let mut seen = None;
         let what = format!("the shipment becomes {state}");
-        eventually(&what, async || {
-            seen = Some(self.shipment(order_id, shipment_id).await.status);
-            seen == Some(state)
-        })
-        .await;
+        self.comes_about(&what, async || self.shipment(order_id, shipment_id).await.status == state).await;
     }
 
     /// As above, while time passes.
     pub(crate) async fn shipment_comes_to(&self, order_id: OrderId, shipment_id: ShipmentId, state: ShipmentState) {
-        eventually(&format!("the shipment comes to {state}"), async || {
+        self.comes_about(&format!("the shipment comes to {state}"), async || {
             self.later(chrono::TimeDelta::seconds(2));
             self.shipment(order_id, shipment_id).await.status == state
         })
@@ -115,7 +110,7 @@ impl TestEngine {
 
     /// Every webhook so far has been dealt with.
     pub(crate) async fn all_heard(&self) {
-        eventually("every webhook is dealt with", async || {
+        self.comes_about("every webhook is dealt with", async || {
             self.count("select count(*) from inbox where processed_at is null").await == 0
         })
         .await;

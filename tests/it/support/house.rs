@@ -18,10 +18,11 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::shop::{Answer, Api, Bank, STAFF};
-
-/// How long a start may take: the first makes a cluster and the sandbox' keys.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::{
+    PATIENCE,
+    keys::{keep_keys, lend_keys},
+    shop::{Answer, Api, Bank, STAFF},
+};
 
 pub(crate) struct House {
     dir: PathBuf,
@@ -86,6 +87,7 @@ impl House {
     /// Starts the shop and returns at once.
     pub(crate) fn exec(&mut self, fault: Option<&str>) {
         assert!(self.engine.is_none(), "it runs already");
+        lend_keys(&self.dir.join("souk/sandbox"));
         let mut command = self.souk(&["serve"]);
         if let Some(fault) = fault {
             command.env("SOUK_FAULT", fault);
@@ -114,6 +116,7 @@ impl House {
         let health = Answer::of(self.bank.http.get(format!("{}/_sandbox/health", self.bank.base))).await;
         if let Ok(health) = health {
             fs::write(self.dir.join("sandbox.pid"), health.body["pid"].to_string()).expect("a file");
+            keep_keys(&self.dir.join("souk/sandbox"));
         }
         Some(took)
     }
@@ -139,7 +142,7 @@ impl House {
 
     /// Waits for the end of the shop's process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let patience = Instant::now() + Duration::from_secs(20);
+        let patience = Instant::now() + PATIENCE;
         loop {
             if let Some(ended) = self.has_ended() {
                 return ended;

@@ -6,24 +6,16 @@ mod cluster;
 mod engine;
 pub(crate) mod goods;
 pub(crate) mod house;
+mod keys;
 mod provider;
 mod proxy;
 pub(crate) mod shop;
-
-use std::time::{Duration, Instant};
+mod waiting;
 
 pub(crate) use carrier::{Ask, FakeCarrier};
 pub(crate) use cluster::TestDb;
 pub(crate) use engine::{Setup, TestEngine, basket, fingerprint, usd};
+pub(crate) use keys::open_sandbox;
 pub(crate) use provider::{FakeProvider, Mood, Op};
 pub(crate) use proxy::{Cut, Proxy};
-
-/// Waits for what is bound to happen; nobody sleeps for a guessed time. Patient enough for a machine that is busy with
-/// something else.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < patience, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+pub(crate) use waiting::{PATIENCE, eventually, eventually_or, passes};

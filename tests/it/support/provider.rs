@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use souk_actors::{
     clock::Clock,
-    domain::{Money, TaskId},
+    domain::{Money, RefundId, TaskId},
     ports::{CreatePayment, Created, Fact, FactKind, FactStatus, ListedEvent, Locator, PaymentProvider, ProviderError},
 };
 use tokio::sync::watch;
@@ -46,13 +46,23 @@ pub(crate) enum Mood {
     Says(ProviderError),
 }
 
+/// What went back, under whose name: ours, or that of its payment.
+#[derive(Debug, Clone)]
+struct Refund {
+    id: String,
+    amount: Money,
+    status: FactStatus,
+    at: DateTime<Utc>,
+    reference: String,
+}
+
 #[derive(Debug, Clone)]
 struct Capture {
     id: String,
     amount: Money,
     status: FactStatus,
     at: DateTime<Utc>,
-    refunds: Vec<(String, Money, FactStatus, DateTime<Utc>)>,
+    refunds: Vec<Refund>,
     disputes: Vec<(String, Money, FactStatus, DateTime<Utc>)>,
 }
 
@@ -64,7 +74,7 @@ impl Capture {
     /// What of it went back, or may have.
     fn given(&self) -> i64 {
         let counts = |status| !matches!(status, FactStatus::Failed | FactStatus::Cancelled);
-        self.refunds.iter().filter(|(_, _, status, _)| counts(*status)).map(|(_, amount, _, _)| amount.minor).sum()
+        self.refunds.iter().filter(|refund| counts(refund.status)).map(|refund| refund.amount.minor).sum()
     }
 }
 
@@ -220,8 +230,10 @@ impl FakeProvider {
         let at = self.clock.now();
         let mut books = self.books();
         let id = books.fresh("REF");
-        let capture = books.order(provider_order_id).captures.last_mut().expect("it was captured");
-        capture.refunds.push((id, amount, FactStatus::Completed, at));
+        let order = books.order(provider_order_id);
+        let reference = order.reference.clone();
+        let capture = order.captures.last_mut().expect("it was captured");
+        capture.refunds.push(Refund { id, amount, status: FactStatus::Completed, at, reference });
     }
 
     /// Undecided refunds of an order are decided.
@@ -229,8 +241,8 @@ impl FakeProvider {
         let now = self.clock.now();
         let mut books = self.books();
         let refunds = books.order(provider_order_id).captures.iter_mut().flat_map(|capture| &mut capture.refunds);
-        for (_, _, state, at) in refunds.filter(|(_, _, state, _)| *state == FactStatus::Pending) {
-            (*state, *at) = (status, now);
+        for refund in refunds.filter(|refund| refund.status == FactStatus::Pending) {
+            (refund.status, refund.at) = (status, now);
         }
     }
 
@@ -244,6 +256,15 @@ impl FakeProvider {
             Some((_, _, state, at)) => (*state, *at) = (status, now),
             None => capture.disputes.push((id, capture.amount, status, now)),
         }
+    }
+
+    /// A dispute about a part of the last capture is lost.
+    pub(crate) fn lose(&self, provider_order_id: &str, amount: Money) {
+        let now = self.clock.now();
+        let mut books = self.books();
+        let id = books.fresh("DIS");
+        let capture = books.order(provider_order_id).captures.last_mut().expect("it was captured");
+        capture.disputes.push((id, amount, FactStatus::Lost, now));
     }
 
     /// What was reserved changes without our asking.
@@ -360,8 +381,9 @@ fn facts(id: &str, order: &Order) -> Vec<Fact> {
     let mut facts = vec![fact(FactKind::Order, id, order.status, order.total, None, order.at)];
     for capture in &order.captures {
         facts.push(fact(FactKind::Capture, &capture.id, capture.status, capture.amount, None, capture.at));
-        for (refund_id, amount, status, at) in &capture.refunds {
-            facts.push(fact(FactKind::Refund, refund_id, *status, *amount, Some(&capture.id), *at));
+        for Refund { id, amount, status, at, reference } in &capture.refunds {
+            let refund = fact(FactKind::Refund, id, *status, *amount, Some(&capture.id), *at);
+            facts.push(Fact { reference: Some(reference.clone()), ..refund });
         }
     }
     for one in &order.authorisations {
@@ -433,7 +455,13 @@ impl PaymentProvider for FakeProvider {
         self.reply(heard, held, found).await
     }
 
-    async fn refund(&self, request_id: TaskId, capture_id: &str, amount: Money) -> Result<Vec<Fact>, ProviderError> {
+    async fn refund(
+        &self,
+        request_id: TaskId,
+        refund_id: RefundId,
+        capture_id: &str,
+        amount: Money,
+    ) -> Result<Vec<Fact>, ProviderError> {
         let held = self.holds_next(Op::Refund);
         let heard = self.mood(Op::Refund).await?;
         let at = self.clock.now();
@@ -452,7 +480,8 @@ impl PaymentProvider for FakeProvider {
                 if capture.given() + amount.minor > capture.amount.minor {
                     return Err(ProviderError::AlreadyDone("nothing is left of it".to_owned()));
                 }
-                capture.refunds.push((id.clone(), amount, status, at));
+                let reference = refund_id.to_string();
+                capture.refunds.push(Refund { id: id.clone(), amount, status, at, reference });
             }
             facts(order_id, order).into_iter().filter(|fact| fact.object_id == id).collect()
         };

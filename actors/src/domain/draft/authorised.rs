@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    About, Intent, Money, OrderStatus, Payment, PaymentId, PaymentState, Refusal, Restock, TaskKind, TaskState,
+    About, Intent, Money, OrderStatus, Payment, PaymentId, PaymentState, Refusal, Restock, Task, TaskKind, TaskState,
 };
 
 /// Whether goods may leave, as far as money is concerned.
@@ -114,12 +114,11 @@ impl Draft<'_> {
         }
     }
 
-    /// Nothing is reserved any more: calls about it that were decided on are not made (again).
+    /// Nothing is left to be taken: the call for it that was decided on is not made (again).
     pub(super) fn ask_no_more(&mut self, payment_id: PaymentId, state: TaskState) {
-        let asks = |kind| matches!(kind, TaskKind::CaptureAuthorised | TaskKind::Void);
-        let open =
-            self.order.tasks.iter().filter(|task| asks(task.kind) && task.about.payment_id() == Some(payment_id));
-        for task_id in open.map(|task| task.id).collect::<Vec<_>>() {
+        let asks =
+            |task: &&Task| task.kind == TaskKind::CaptureAuthorised && task.about.payment_id() == Some(payment_id);
+        for task_id in self.order.tasks.iter().filter(asks).map(|task| task.id).collect::<Vec<_>>() {
             self.close_task(task_id, state, None);
         }
     }

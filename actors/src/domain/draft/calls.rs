@@ -31,9 +31,6 @@ impl Draft<'_> {
     pub fn answered(&mut self, task_id: TaskId, facts: Vec<Fact>) -> Vec<Restock> {
         let Some(task) = self.order.tasks.iter().find(|task| task.id == task_id).cloned() else { return Vec::new() };
         let Some(payment_id) = task.about.payment_id() else { return Vec::new() };
-        if let About::Refund(_, refund_id) = task.about {
-            self.bind_refund(refund_id, &facts);
-        }
         let wishes = self.learn(payment_id, facts);
         match (task.kind, task.about) {
             (TaskKind::Refund, About::Refund(_, refund_id)) => self.refund_has_nothing_left(refund_id),
@@ -52,7 +49,7 @@ impl Draft<'_> {
     }
 
     fn is_reserved(&self, payment_id: PaymentId) -> bool {
-        let reserved = |payment: &Payment| payment.id == payment_id && payment.authorisation_left().is_some();
+        let reserved = |payment: &Payment| payment.id == payment_id && payment.still_reserved().is_some();
         self.order.payments.iter().any(reserved)
     }
 
@@ -75,12 +72,21 @@ impl Draft<'_> {
                 self.refused(&task, "refund_refused", &printable(why));
                 self.retry_task(task_id, Some(patience(task.attempts)), &error.to_string());
             }
+            ProviderError::TakenBack(_) if task.kind == TaskKind::Refund => {
+                if let About::Refund(payment_id, refund_id) = task.about {
+                    self.refund_is_barred(payment_id, refund_id);
+                }
+            }
             // so is what is reserved; what cannot be let go is gone, which the next look shows
             ProviderError::Declined(why) | ProviderError::Dead(why) | ProviderError::Rejected(why)
                 if task.kind == TaskKind::Void =>
             {
                 self.refused(&task, "void_refused", &printable(why));
                 self.retry_task(task_id, Some(patience(task.attempts)), &error.to_string());
+                if let Some(payment_id) = task.about.payment_id() {
+                    let now = self.at;
+                    self.set_check(payment_id, now);
+                }
             }
             // our own mistake must not undo an order
             ProviderError::Rejected(why) if task.kind == TaskKind::CaptureAuthorised => {
@@ -93,7 +99,7 @@ impl Draft<'_> {
                     self.declined(payment_id, &printable(why));
                 }
             }
-            ProviderError::Dead(why) | ProviderError::Rejected(why) => {
+            ProviderError::Dead(why) | ProviderError::Rejected(why) | ProviderError::TakenBack(why) => {
                 self.close_task(task_id, TaskState::Failed, Some(error.to_string()));
                 if let Some(payment_id) = task.about.payment_id() {
                     self.dead(payment_id, &printable(why));

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{Draft, refunds::GiveBack};
 use crate::domain::{
-    About, Money, OrderStatus, Part, PartState, Payment, PaymentId, PaymentState, Refund, RefundKind, RefundState,
-    Refusal, TaskKind, Units, change::Cause,
+    About, Money, OrderStatus, Part, PartState, Payment, PaymentState, Refund, RefundKind, RefundState, Refusal, Task,
+    TaskKind, TaskState, Units, change::Cause,
 };
 
 impl Draft<'_> {
@@ -83,16 +83,15 @@ impl Draft<'_> {
             self.begin_cancel(reason, wanted);
         } else {
             self.event("lines_cancelled", json!({ "lines": wanted, "reason": reason }));
-            let amount = Money::new(price.min(self.order.kept_minor()), self.order.total.currency);
-            self.give_back(GiveBack {
-                amount,
-                kind: RefundKind::Cancellation,
-                lines: wanted,
-                reason,
-                command_id: None,
-            });
+            self.give_back_cancelled(price, wanted, reason);
         }
         Ok(())
+    }
+
+    /// So much goes back for what was called off, as far as it is here.
+    fn give_back_cancelled(&mut self, minor: i64, lines: Vec<Units>, reason: &str) {
+        let amount = Money::new(minor.min(self.order.kept_minor()), self.order.total.currency);
+        self.give_back(GiveBack { amount, kind: RefundKind::Cancellation, lines, reason, command_id: None });
     }
 
     /// The money of a confirmed order is gone: what has not left is called off, and what has is for a person to look at.
@@ -118,24 +117,18 @@ impl Draft<'_> {
     fn begin_cancel(&mut self, reason: &str, lines: Vec<Units>) {
         self.order.status = OrderStatus::Cancelling;
         self.event("cancelling", json!({ "reason": reason }));
-        let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
-        self.give_back(GiveBack {
-            amount,
-            kind: RefundKind::Cancellation,
-            lines,
-            reason: "cancelled",
-            command_id: None,
-        });
+        self.give_back_cancelled(i64::MAX, lines, "cancelled");
     }
 
-    /// A carrier still decides about a label: what is in no parcel is given back now, and the rest, with the money, when
-    /// that is decided.
+    /// A carrier still decides about a label: what is in no parcel is given back now, with its money, and the rest when that
+    /// is decided.
     fn cancel_when_decided(&mut self, reason: &str, wanted: &[Units]) {
         for units in wanted {
             self.release_units(*units);
         }
         self.order.status = OrderStatus::Cancelling;
         self.event("cancelling", json!({ "reason": reason }));
+        self.give_back_cancelled(self.not_due(), wanted.to_vec(), "cancelled");
     }
 
     /// Every carrier has decided. What came free is given back; where something left or stays, the order is confirmed as
@@ -144,25 +137,24 @@ impl Draft<'_> {
         if self.order.status != OrderStatus::Cancelling || self.order.awaits_carrier() {
             return;
         }
-        for units in self.all_cancellable() {
-            self.release_units(units);
+        let freed = self.all_cancellable();
+        for units in &freed {
+            self.release_units(*units);
         }
         if self.is_whole() {
-            let amount = Money::new(self.order.kept_minor(), self.order.total.currency);
-            let (kind, lines) = (RefundKind::Cancellation, Vec::new());
-            return self.give_back(GiveBack { amount, kind, lines, reason: "cancelled", command_id: None });
+            return self.give_back_cancelled(i64::MAX, freed, "cancelled");
         }
         self.order.status = OrderStatus::Confirmed;
         let released = |line: i32| self.order.units(line, |state| state == PartState::Released);
         let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
         let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
         self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
-        // no more than is here beyond what is owed (a line that was called off before its money was taken was never paid
-        // for), and nothing that went back with a refund of the line
-        let surplus = (self.order.paid_minor() - self.order.due_minor()).min(self.order.kept_minor()).max(0);
-        let amount = Money::new(self.price_not_paid_back(&lines).min(surplus), self.order.total.currency);
-        let (kind, reason) = (RefundKind::Cancellation, "cancelled");
-        self.give_back(GiveBack { amount, kind, lines, reason, command_id: None });
+        self.give_back_cancelled(self.not_due(), freed, "cancelled");
+    }
+
+    /// What is here beyond what the order costs as it is: nothing of a line that was called off before its money was taken.
+    fn not_due(&self) -> i64 {
+        self.order.paid_minor() - self.order.due_minor()
     }
 
     /// Units of a line that can still be called off: sold, and in no parcel.
@@ -195,19 +187,24 @@ impl Draft<'_> {
 
     // ── the end of it ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// An order that is over keeps no money reserved, nor does an attempt that was not its own.
+    /// An order that is over or paid for keeps no money reserved, nor does an attempt that was not its own; that is asked of
+    /// the provider once, and for as long as there is something to let go.
     pub(super) fn let_go(&mut self) {
-        let over = self.is_over();
-        let unwanted = |payment: &&Payment| {
-            (over || payment.state == PaymentState::Failed) && payment.authorisation_left().is_some()
+        let over = self.is_over() || self.order.is_paid();
+        let reserved = |payment: &Payment| {
+            let is_unwanted = over || payment.state == PaymentState::Failed;
+            (payment.id, payment.still_reserved().map(|_| is_unwanted))
         };
-        let unwanted: Vec<PaymentId> = self.order.payments.iter().filter(unwanted).map(|payment| payment.id).collect();
-        for payment_id in unwanted {
-            // one that is being captured shows as money, and that goes back
-            let asked =
-                self.has_task(TaskKind::Void, payment_id) || self.has_task(TaskKind::CaptureAuthorised, payment_id);
-            if !asked {
-                self.open_task(TaskKind::Void, About::Payment(payment_id), chrono::TimeDelta::zero());
+        for (payment_id, reserved) in self.order.payments.iter().map(reserved).collect::<Vec<_>>() {
+            let asks = |task: &&Task| task.kind == TaskKind::Void && task.about == About::Payment(payment_id);
+            let asked = self.order.tasks.iter().find(asks).map(|task| task.id);
+            match (asked, reserved) {
+                (Some(task_id), None) => self.close_task(task_id, TaskState::Done, None),
+                // one that is being captured shows as money, and that goes back
+                (None, Some(true)) if !self.has_task(TaskKind::CaptureAuthorised, payment_id) => {
+                    self.open_task(TaskKind::Void, About::Payment(payment_id), chrono::TimeDelta::zero());
+                }
+                (None | Some(_), _) => {}
             }
         }
     }

@@ -28,21 +28,19 @@ impl Draft<'_> {
     }
 
     /// A dispute was decided and (most of) the money is still here: the hold that it made is lifted.
-    pub(super) fn dispute_ended(&mut self, payment_id: PaymentId, lost: i64) {
+    pub(super) fn dispute_ended(&mut self, payment_id: PaymentId, capture_id: &str, lost: i64) {
         self.set_state_by_captures(payment_id);
-        let kind = if lost == 0 { "dispute_won" } else { "dispute_lost" };
+        let kind = if lost > 0 { "dispute_lost" } else { "dispute_won" };
         self.event(kind, json!({ "payment_id": payment_id }));
-        let another = self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed);
-        if !another {
-            self.lift(DISPUTED);
-        }
+        self.ask_for_set_aside(payment_id, capture_id);
+        self.lift_disputed();
     }
 
     /// The money was taken back. What has not left stays here, and nothing is refunded for it; what has left is for a person
     /// to look at.
     pub(super) fn reversed(&mut self, payment_id: PaymentId, capture_id: &str) {
         self.set_state_by_captures(payment_id);
-        self.call_off_refunds(payment_id, capture_id);
+        self.trim(payment_id, capture_id);
         self.event("payment_reversed", json!({ "payment_id": payment_id }));
         if self.order.status == OrderStatus::Confirmed && !self.order.is_paid() {
             self.hold_back(REVERSED);
@@ -50,30 +48,44 @@ impl Draft<'_> {
         }
     }
 
+    /// Part of the money was taken back. What has not left is held until people have decided, or it is here again; an order
+    /// of whose money nothing is left is undone.
+    pub(super) fn partly_reversed(&mut self, payment_id: PaymentId, capture_id: &str) {
+        self.set_state_by_captures(payment_id);
+        self.trim(payment_id, capture_id);
+        self.event("payment_partly_reversed", json!({ "payment_id": payment_id }));
+        self.hold_back(REVERSED);
+        if self.order.kept_minor() == 0 {
+            self.undo(REVERSED);
+        }
+        self.settle(payment_id, capture_id);
+    }
+
     /// What was taken back is here again. An order that was undone for it has no claim to it any more.
     pub(super) fn restored(&mut self, payment_id: PaymentId, capture_id: &str) {
         self.set_state_by_captures(payment_id);
         self.event("payment_restored", json!({ "payment_id": payment_id }));
         self.lift(REVERSED);
-        let captures = self.order.captures();
-        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
-            return;
-        };
+        self.lift_disputed();
+        self.settle(payment_id, capture_id);
+    }
+
+    /// How much of a capture is here has changed: what was set aside goes back, and the order keeps what it has a claim to.
+    fn settle(&mut self, payment_id: PaymentId, capture_id: &str) {
+        self.ask_for_set_aside(payment_id, capture_id);
+        let Some(capture) = self.capture(payment_id, capture_id) else { return };
+        let Some(amount) = capture.amount else { return };
         match self.order.status {
-            OrderStatus::AwaitingPayment => {
-                if let Some(amount) = capture.amount {
-                    self.part_or_all(payment_id, capture_id, amount);
-                }
-            }
+            OrderStatus::AwaitingPayment => self.part_or_all(payment_id, capture_id, amount),
             // what was called off meanwhile is not paid for any more
-            OrderStatus::Confirmed | OrderStatus::Completed => self.refund_surplus(capture, "cancelled"),
-            // what comes of the order, and what it then has a claim to, is known when its carriers have decided
-            OrderStatus::Cancelling if self.order.awaits_carrier() => {}
-            OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Expired => {
-                if let Some(amount) = capture.amount {
-                    self.refund(payment_id, capture_id, amount, "cancelled");
-                }
+            OrderStatus::Confirmed | OrderStatus::Completed | OrderStatus::Cancelling if self.may_have_claim() => {
+                self.refund_surplus(&capture, "cancelled");
             }
+            OrderStatus::Confirmed
+            | OrderStatus::Completed
+            | OrderStatus::Cancelling
+            | OrderStatus::Cancelled
+            | OrderStatus::Expired => self.refund(payment_id, capture_id, amount, "cancelled"),
         }
     }
 
@@ -84,7 +96,13 @@ impl Draft<'_> {
         }
     }
 
-    fn lift(&mut self, reason: &str) {
+    fn lift_disputed(&mut self) {
+        if !self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed) {
+            self.lift(DISPUTED);
+        }
+    }
+
+    pub(super) fn lift(&mut self, reason: &str) {
         if self.order.hold_reason.as_deref() == Some(reason) {
             self.order.hold_reason = None;
             self.event("released", json!({ "reason": reason }));

@@ -14,6 +14,8 @@ mod refunds;
 mod returns;
 mod staff;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod tests;
 
 use std::ops::Range;
@@ -58,8 +60,6 @@ impl<'a> Draft<'a> {
     /// Ends it: the order as it will be, and the rows.
     #[must_use]
     pub fn finish(mut self) -> (Order, Changes) {
-        self.let_go();
-        self.end_cancel();
         let expected = self.order.version;
         self.order.version += 1;
         let moved = OrderMove {
@@ -241,6 +241,7 @@ impl<'a> Draft<'a> {
             state: refund.state,
             provider_refund_id: refund.provider_refund_id.clone(),
             command_id: refund.command_id,
+            replaces: refund.replaces,
         });
     }
 

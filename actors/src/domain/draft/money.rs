@@ -8,11 +8,15 @@ use crate::domain::{
     change::Cause,
 };
 
+/// Why an order is held back of whose reserved money only a part was taken.
+const PARTIALLY_PAID: &str = "partially_paid";
+
 impl Draft<'_> {
     /// Takes a provider's facts in; says what stock they ask for. The caller tries to hold it and reports with
     /// [`Draft::restocked`] before it finishes the draft.
     pub fn learn(&mut self, payment_id: PaymentId, facts: Vec<Fact>) -> Vec<Restock> {
         let total = self.order.total;
+        self.know_ours(payment_id, &facts);
         let Some(payment) = self.payment_mut(payment_id) else { return Vec::new() };
         let (fresh, events) = payment.learn(facts, total);
         self.changes.facts.extend(fresh.into_iter().map(|fact| (payment_id, fact)));
@@ -49,6 +53,10 @@ impl Draft<'_> {
                 self.reversed(payment_id, &capture_id);
                 None
             }
+            PaymentEvent::PartlyReversed { capture_id } => {
+                self.partly_reversed(payment_id, &capture_id);
+                None
+            }
             PaymentEvent::Restored { capture_id } => {
                 self.restored(payment_id, &capture_id);
                 None
@@ -57,12 +65,12 @@ impl Draft<'_> {
                 self.disputed(payment_id);
                 None
             }
-            PaymentEvent::DisputeEnded { lost, .. } => {
-                self.dispute_ended(payment_id, lost);
+            PaymentEvent::DisputeEnded { capture_id, lost } => {
+                self.dispute_ended(payment_id, &capture_id, lost);
                 None
             }
-            PaymentEvent::Refund { provider_refund_id, capture_id, amount, state } => {
-                self.refund_news(payment_id, provider_refund_id, capture_id, amount, state);
+            PaymentEvent::Refund { provider_refund_id, capture_id, amount, state, late } => {
+                self.refund_news(payment_id, provider_refund_id, capture_id, amount, (state, late));
                 None
             }
         }
@@ -130,7 +138,8 @@ impl Draft<'_> {
             return None;
         };
         let total = self.order.total;
-        if amount.currency != total.currency || amount.minor > total.minor || !ours {
+        let too_much = amount.minor > total.minor && !self.may_have_claim();
+        if amount.currency != total.currency || too_much || !ours {
             self.refund(payment_id, &capture_id, amount, "mismatch");
             return None;
         }
@@ -140,36 +149,41 @@ impl Draft<'_> {
                 return Some(Restock::LateMoney { payment_id, capture_id, amount });
             }
             OrderStatus::Expired => self.refund(payment_id, &capture_id, amount, "expired"),
-            OrderStatus::Confirmed | OrderStatus::Completed => {
-                let captures = self.order.captures();
-                let capture = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id)?;
-                self.refund_surplus(capture, "overpaid");
-                // somebody took less than was reserved, at the provider: a person must look
-                if !self.order.is_paid() && self.order.authorised().is_none() {
-                    self.hold_back("partially_paid");
-                }
-            }
-            // what the order then has a claim to is known when its carriers have decided
-            OrderStatus::Cancelling if self.order.awaits_carrier() => {}
-            OrderStatus::Cancelling | OrderStatus::Cancelled => {
+            OrderStatus::Cancelling | OrderStatus::Cancelled if !self.may_have_claim() => {
                 self.refund(payment_id, &capture_id, amount, "cancelled");
+            }
+            OrderStatus::Confirmed | OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled => {
+                let capture = self.capture(payment_id, &capture_id)?;
+                self.refund_surplus(&capture, "overpaid");
+                // somebody took less than was reserved, at the provider: they take the rest, or a person must look
+                if self.order.is_paid() {
+                    self.lift(PARTIALLY_PAID);
+                } else if self.order.authorised().is_none() {
+                    self.hold_back(PARTIALLY_PAID);
+                }
             }
         }
         None
     }
 
+    /// Whether the order keeps what it costs of money that comes: while carriers decide about a cancel, too.
+    pub(super) fn may_have_claim(&self) -> bool {
+        match self.order.status {
+            OrderStatus::Confirmed | OrderStatus::Completed => true,
+            OrderStatus::Cancelling => self.order.awaits_carrier(),
+            OrderStatus::AwaitingPayment | OrderStatus::Cancelled | OrderStatus::Expired => false,
+        }
+    }
+
     /// The total is here, or part of it: several parts that together reach the total are as good as the whole.
     pub(super) fn part_or_all(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money) {
-        let captures = self.order.captures();
-        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
-            return;
-        };
-        if self.order.left_of(capture) < amount.minor {
+        let Some(capture) = self.capture(payment_id, capture_id) else { return };
+        if self.order.left_of(&capture) < amount.minor {
             // (part of) it went back before anybody told us that it came
             self.refund(payment_id, capture_id, amount, "mismatch");
         } else if self.order.kept_minor() >= self.order.total.minor {
             self.confirm();
-            self.refund_surplus(capture, "overpaid");
+            self.refund_surplus(&capture, "overpaid");
         } else {
             let kept = Money::new(self.order.kept_minor(), amount.currency);
             self.event("partially_paid", json!({ "paid": kept, "hold_expires_at": self.order.deadline }));
@@ -215,9 +229,8 @@ impl Draft<'_> {
     pub fn is_paid_for(&self, wish: &Restock) -> bool {
         match wish {
             Restock::LateMoney { payment_id, capture_id, amount } => {
-                let captures = self.order.captures();
-                let mut late = captures.iter().filter(|c| c.payment_id == *payment_id && c.capture_id == *capture_id);
-                late.any(|capture| self.order.left_of(capture) >= amount.minor)
+                let late = self.capture(*payment_id, capture_id);
+                late.is_some_and(|capture| self.order.left_of(&capture) >= amount.minor)
             }
             Restock::LateApproval { .. } | Restock::LateAuthorisation { .. } => true,
         }

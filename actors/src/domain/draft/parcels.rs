@@ -300,9 +300,10 @@ impl Draft<'_> {
                 (retry_after.and_then(|pause| TimeDelta::from_std(pause).ok()), None)
             }
             ProviderError::AlreadyDone(_) | ProviderError::NotYet(_) => (None, None),
-            ProviderError::Declined(why) | ProviderError::Dead(why) | ProviderError::Rejected(why) => {
-                (Some(patience(task.attempts)), Some(why))
-            }
+            ProviderError::Declined(why)
+            | ProviderError::Dead(why)
+            | ProviderError::Rejected(why)
+            | ProviderError::TakenBack(why) => (Some(patience(task.attempts)), Some(why)),
         };
         match (task.kind, refused) {
             (TaskKind::BuyLabel, Some(why)) if bought => {
@@ -527,9 +528,15 @@ impl Draft<'_> {
 
     // ── what follows ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What follows for the goods from whatever was decided: drafts whose way is free go on, and an order whose goods are
-    /// all with the buyer is complete.
+    /// What follows from whatever was decided: drafts whose way is free go on, an order whose goods are all with the buyer
+    /// is complete, what is reserved and not wanted is let go, and what is undone ends.
     pub fn follow_up(&mut self) {
+        self.follow_up_goods();
+        self.let_go();
+        self.end_cancel();
+    }
+
+    fn follow_up_goods(&mut self) {
         if self.order.status == OrderStatus::Cancelling {
             // a label that was being bought when the order was called off; one that is kept by its carrier stays
             for shipment_id in self.shipments_in(|own| own.is_packed() && own.state != ShipmentState::VoidRejected) {

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{Draft, patience};
 use crate::domain::{
-    About, Capture, Fact, FactKind, Invalid, Money, PaymentId, Refund, RefundId, RefundKind, RefundLimit, RefundState,
-    RefundWish, Refusal, TaskKind, TaskState, Units,
+    About, Capture, Fact, FactStatus, Invalid, Money, PartState, PaymentId, Refund, RefundId, RefundKind, RefundLimit,
+    RefundState, RefundWish, Refusal, TaskKind, TaskState, Units,
 };
 
 /// The reason of a refund that was made at the provider and is mirrored here.
@@ -63,7 +63,7 @@ impl Draft<'_> {
             RefundWish::Lines(lines) => {
                 let lines = self.merged(lines)?;
                 for units in &lines {
-                    let left = self.bought(units.line) - self.paid_back(units.line);
+                    let left = self.not_paid_back(units.line);
                     if units.quantity > left {
                         return Err(Refusal::RefundExceeds { limit: RefundLimit::Line, left });
                     }
@@ -99,18 +99,17 @@ impl Draft<'_> {
         self.order.lines().find(|part| part.line == line).map_or(0, |part| part.quantity)
     }
 
-    /// Units of a line whose price has gone back, or is going.
-    fn paid_back(&self, line: i32) -> i64 {
-        let units = self.live_refunds().flat_map(|refund| &refund.lines).filter(|units| units.line == line);
-        units.map(|units| units.quantity).sum()
+    /// Units of a line that are neither called off nor refunded.
+    fn not_paid_back(&self, line: i32) -> i64 {
+        let called_off = self.order.units(line, |state| state == PartState::Released);
+        (self.bought(line) - called_off - self.order.refunded_units(line)).max(0)
     }
 
     /// What units cost, without those of them whose price has gone back already.
     pub(super) fn price_not_paid_back(&self, lines: &[Units]) -> i64 {
         let price = |units: &Units| {
             let line = self.order.lines().find(|part| part.line == units.line)?;
-            let owed = units.quantity.min(line.quantity - self.paid_back(units.line)).max(0);
-            Some(owed * line.unit_price_minor)
+            Some(units.quantity.min(self.not_paid_back(units.line)) * line.unit_price_minor)
         };
         lines.iter().filter_map(price).sum()
     }
@@ -150,11 +149,8 @@ impl Draft<'_> {
 
     /// Gives (part of) one capture back, to which the order has no claim.
     pub(super) fn refund(&mut self, payment_id: PaymentId, capture_id: &str, amount: Money, reason: &str) {
-        let captures = self.order.captures();
-        let Some(capture) = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id) else {
-            return;
-        };
-        let minor = amount.minor.min(self.order.left_of(capture));
+        let Some(capture) = self.capture(payment_id, capture_id) else { return };
+        let minor = amount.minor.min(self.order.left_of(&capture));
         if minor > 0 {
             let refund = self.new_refund(payment_id, capture_id.to_owned(), Money { minor, ..amount });
             self.request(Refund { reason: reason.to_owned(), ..refund }, TimeDelta::zero());
@@ -173,6 +169,7 @@ impl Draft<'_> {
             state: RefundState::Requested,
             provider_refund_id: None,
             command_id: None,
+            replaces: None,
         }
     }
 
@@ -188,71 +185,88 @@ impl Draft<'_> {
         self.order.refunds.push(refund);
     }
 
-    /// What is still owed of a refund that came to nothing is asked for anew, as a refund of its own.
+    /// So much of a refund that came to nothing is asked for anew, as a refund of its own.
     fn request_again(&mut self, old: &Refund, minor: i64, pause: TimeDelta) {
-        if minor > 0 {
-            let amount = Money { minor, ..old.amount };
-            let fresh = Refund { id: RefundId(self.next_id()), amount, state: RefundState::Requested, ..old.clone() };
-            self.request(Refund { provider_refund_id: None, command_id: None, ..fresh }, pause);
-        }
+        let fresh = self.in_place_of(old, minor);
+        self.request(fresh, pause);
+    }
+
+    fn in_place_of(&mut self, old: &Refund, minor: i64) -> Refund {
+        let (id, amount, replaces) = (RefundId(self.next_id()), Money { minor, ..old.amount }, Some(old.id));
+        let (provider_refund_id, command_id) = (None, None);
+        Refund { id, amount, state: RefundState::Requested, provider_refund_id, command_id, replaces, ..old.clone() }
     }
 
     // ── what the provider says of refunds ────────────────────────────────────────────────────────────────────────────
 
-    /// The answer to a refund's own call names the provider's id of it: two refunds of one amount are told apart by nothing
-    /// else. Whoever was taken for it by a webhook that came first gives the id back.
-    pub(super) fn bind_refund(&mut self, refund_id: RefundId, facts: &[Fact]) {
-        let Some(ours) = self.order.refunds.iter().position(|refund| refund.id == refund_id) else { return };
-        let (capture_id, amount) = (self.order.refunds[ours].capture_id.clone(), self.order.refunds[ours].amount);
-        let fits = |fact: &&Fact| {
-            fact.kind == FactKind::Refund
-                && fact.amount.is_none_or(|told| told == amount)
-                && fact.parent.as_deref().is_none_or(|parent| parent == capture_id)
-        };
-        let mut told = facts.iter().filter(fits).map(|fact| fact.object_id.as_str());
-        let (Some(provider_refund_id), None) = (told.next(), told.next()) else { return };
-        let bound = |refund: &Refund| refund.provider_refund_id.as_deref() == Some(provider_refund_id);
-        let other = self.order.refunds.iter().position(|refund| bound(refund) && refund.id != refund_id);
-        let Some(other) = other else {
-            let before = self.order.refunds[ours].clone();
-            if before.provider_refund_id.as_deref().is_some_and(|id| id != provider_refund_id) {
-                // what was taken for it, by a webhook that came first, was made at the provider after all
-                let fresh = self.new_refund(before.payment_id, before.capture_id, before.amount);
-                let (state, provider_refund_id) = (before.state, before.provider_refund_id);
-                let (kind, reason) = (RefundKind::Mirrored, MADE_AT_PROVIDER.to_owned());
-                let mirror = Refund { kind, reason, state, provider_refund_id, ..fresh };
-                self.note_refund(&mirror);
-                self.order.refunds.push(mirror);
+    /// Refunds that name ours are ours, whatever was taken for them before; also those that were called off while their
+    /// call was on its way: their money is out.
+    pub(super) fn know_ours(&mut self, payment_id: PaymentId, facts: &[Fact]) {
+        for fact in facts {
+            let is_meant = |refund: &Refund| {
+                Some(refund.id) == fact.refund_id()
+                    && refund.payment_id == payment_id
+                    && refund.provider_refund_id.is_none()
+                    && fact.amount.is_none_or(|told| told == refund.amount)
+                    && fact.parent.as_deref().is_none_or(|parent| parent == refund.capture_id)
+            };
+            if let Some(ours) = self.order.refunds.iter().position(is_meant) {
+                self.bind(ours, fact);
             }
-            self.order.refunds[ours].provider_refund_id = Some(provider_refund_id.to_owned());
-            let told = self.order.refunds[ours].clone();
-            return self.note_refund(&told);
-        };
-        let (state, id) = (self.order.refunds[ours].state, self.order.refunds[ours].provider_refund_id.clone());
-        // a mirror of what was ours all along is none
-        let mirror = self.order.refunds[other].kind == RefundKind::Mirrored;
-        let was = std::mem::replace(
-            &mut self.order.refunds[other].state,
-            if mirror { RefundState::Cancelled } else { state },
-        );
-        self.order.refunds[other].provider_refund_id = id;
-        self.order.refunds[ours].state = was;
-        self.order.refunds[ours].provider_refund_id = Some(provider_refund_id.to_owned());
-        for at in [ours, other] {
-            let told = self.order.refunds[at].clone();
+        }
+    }
+
+    fn bind(&mut self, ours: usize, fact: &Fact) {
+        let is_told = |refund: &Refund| refund.provider_refund_id.as_deref() == Some(fact.object_id.as_str());
+        let known = self.order.refunds.iter().position(is_told);
+        let mut refund = self.order.refunds[ours].clone();
+        refund.provider_refund_id = Some(fact.object_id.clone());
+        if let Some(known) = known {
+            // mirrored when nobody knew yet whose it is
+            let mirror = &mut self.order.refunds[known];
+            if mirror.kind != RefundKind::Mirrored {
+                return;
+            }
+            refund.state = std::mem::replace(&mut mirror.state, RefundState::Cancelled);
+            mirror.provider_refund_id = None;
+            let told = mirror.clone();
             self.note_refund(&told);
+        } else if matches!(fact.status, FactStatus::Pending | FactStatus::Completed) {
+            refund.state = RefundState::Requested; // it went out, although it was called off
+        }
+        self.note_refund(&refund);
+        let (id, is_out) = (refund.id, refund.is_live());
+        self.order.refunds[ours] = refund;
+        if is_out {
+            self.drop_replacements(id);
+        }
+    }
+
+    /// A refund has gone out after all: what waits in its place is not owed.
+    fn drop_replacements(&mut self, of: RefundId) {
+        let replaces = |refund: &&Refund| refund.replaces == Some(of);
+        for refund in self.order.refunds.iter().filter(replaces).cloned().collect::<Vec<_>>() {
+            if refund.waits() || refund.state == RefundState::SetAside {
+                self.end_refund(refund.id, RefundState::Cancelled, "what it replaces went out");
+            }
+            self.drop_replacements(refund.id);
         }
     }
 
     /// The provider has nothing left to give of this refund's capture: what is there went back otherwise.
     pub(super) fn refund_has_nothing_left(&mut self, refund_id: RefundId) {
-        let waits = |refund: &&mut Refund| refund.id == refund_id && refund.state == RefundState::Requested;
-        if let Some(refund) = self.order.refunds.iter_mut().find(waits) {
-            refund.state = RefundState::Cancelled;
-            let told = refund.clone();
-            self.note_refund(&told);
-            self.event("refund_called_off", json!({ "refund_id": told.id, "amount": told.amount }));
+        let is_meant = |refund: &&Refund| refund.id == refund_id && refund.state == RefundState::Requested;
+        if self.order.refunds.iter().any(|refund| is_meant(&refund)) {
+            self.end_refund(refund_id, RefundState::Cancelled, "nothing is left of its charge");
         }
+    }
+
+    /// The bank lets nobody give this money back: it is owed again when the bank has changed its mind. Until then nothing
+    /// asks for it, and nobody has to end it. What the bank did, the next look shows.
+    pub(super) fn refund_is_barred(&mut self, payment_id: PaymentId, refund_id: RefundId) {
+        self.end_refund(refund_id, RefundState::SetAside, "the bank has taken back what it was of");
+        let now = self.at;
+        self.set_check(payment_id, now);
     }
 
     pub(super) fn refund_news(
@@ -261,10 +275,10 @@ impl Draft<'_> {
         provider_refund_id: String,
         capture_id: Option<String>,
         amount: Option<Money>,
-        state: RefundState,
+        (state, late): (RefundState, bool),
     ) {
-        let known = self.refund_that_is_meant(payment_id, &provider_refund_id, capture_id.as_deref(), amount);
-        let at = match known {
+        let is_told = |refund: &Refund| refund.provider_refund_id.as_deref() == Some(provider_refund_id.as_str());
+        let at = match self.order.refunds.iter().position(is_told) {
             Some(at) => at,
             None => {
                 // made at the provider: mirrored, so that the sums are the provider's
@@ -276,93 +290,98 @@ impl Draft<'_> {
             }
         };
         let refund = &mut self.order.refunds[at];
-        let decided = matches!(refund.state, RefundState::Failed | RefundState::Cancelled);
-        let same = refund.provider_refund_id.as_deref() == Some(provider_refund_id.as_str());
-        // what the provider took back by itself (a reversal) it can give back; what it has paid out for us stays paid
-        let undone = same
-            && refund.kind == RefundKind::Mirrored
-            && matches!(state, RefundState::Failed | RefundState::Cancelled);
-        if refund.state == RefundState::Completed && !undone
-            || same && (refund.state == state || decided && state == RefundState::Pending)
-        {
+        if !may_become(refund, state, late) {
             return;
         }
-        refund.state = state;
+        let before = std::mem::replace(&mut refund.state, state);
         refund.provider_refund_id = Some(provider_refund_id);
         let told = refund.clone();
         self.note_refund(&told);
         let kind = match state {
             RefundState::Completed => "refunded",
             RefundState::Requested | RefundState::Pending => "refund_pending",
-            RefundState::Failed | RefundState::Cancelled => "refund_failed",
+            RefundState::Failed | RefundState::Cancelled | RefundState::SetAside => "refund_failed",
         };
         self.event(kind, json!({ "refund_id": told.id, "amount": told.amount, "reason": told.reason }));
         if told.is_live() {
+            if before == RefundState::Failed {
+                self.drop_replacements(told.id);
+            }
             self.trim(payment_id, &told.capture_id);
-        } else if told.kind != RefundKind::Mirrored {
+        } else if told.kind == RefundKind::Mirrored {
+            self.ask_for_set_aside(payment_id, &told.capture_id);
+        } else {
             // it failed after it had been taken: the money is owed again
             self.request_again(&told, told.amount.minor, patience(0));
+            self.trim(payment_id, &told.capture_id);
         }
     }
 
-    /// The refund that the provider speaks of: by its id; else one of ours of this amount that has none yet, those first that
-    /// are still asked for.
-    fn refund_that_is_meant(
-        &self,
-        payment_id: PaymentId,
-        provider_refund_id: &str,
-        capture_id: Option<&str>,
-        amount: Option<Money>,
-    ) -> Option<usize> {
-        let refunds = &self.order.refunds;
-        let by_id = refunds.iter().position(|refund| refund.provider_refund_id.as_deref() == Some(provider_refund_id));
-        let fits = |refund: &Refund| {
-            refund.provider_refund_id.is_none()
-                && refund.payment_id == payment_id
-                && capture_id.is_none_or(|capture_id| refund.capture_id == capture_id)
-                && Some(refund.amount) == amount
+    /// More goes back of a capture than can, because somebody gave some back at the provider, or a bank took it: of what we
+    /// have asked for and the provider has not taken, the newest waits for that to change, and the rest of it is asked for
+    /// anew.
+    pub(super) fn trim(&mut self, payment_id: PaymentId, capture_id: &str) {
+        let Some(capture) = self.capture(payment_id, capture_id).filter(|capture| capture.amount.is_some()) else {
+            return;
         };
-        by_id
-            .or_else(|| refunds.iter().position(|refund| fits(refund) && refund.is_live()))
-            .or_else(|| refunds.iter().position(fits))
+        loop {
+            let over = self.order.refunding_of(payment_id, capture_id) - self.order.refundable_of(&capture);
+            let of = |refund: &&Refund| refund.payment_id == payment_id && refund.capture_id == capture_id;
+            let newest = self.order.refunds.iter().filter(of).rfind(|refund| refund.waits()).cloned();
+            let Some(newest) = newest.filter(|_| over > 0) else { return };
+            let rest = newest.amount.minor - over;
+            if rest <= 0 {
+                self.end_refund(newest.id, RefundState::SetAside, "it went back otherwise");
+                continue;
+            }
+            self.end_refund(newest.id, RefundState::Cancelled, "part of it went back otherwise");
+            self.set_aside(&newest, over);
+            self.request_again(&newest, rest, TimeDelta::zero());
+        }
     }
 
-    /// More goes back of a capture than came with it, because somebody gave some back at the provider: of what we have asked
-    /// for and the provider has not taken, the newest is called off, and what is left of it asked for anew.
-    fn trim(&mut self, payment_id: PaymentId, capture_id: &str) {
-        let captures = self.order.captures();
-        let known = captures.iter().find(|c| c.payment_id == payment_id && c.capture_id == capture_id);
-        let Some(came) = known.and_then(|capture| capture.amount).map(|amount| amount.minor) else { return };
-        while self.order.refunding_of(payment_id, capture_id) > came {
-            let over = self.order.refunding_of(payment_id, capture_id) - came;
-            let Some(called_off) = self.call_off_newest(payment_id, capture_id, "it went back otherwise") else {
+    /// Part of a refund waits for its money; the rest of it carries the lines.
+    fn set_aside(&mut self, old: &Refund, minor: i64) {
+        let part = Refund { state: RefundState::SetAside, lines: Vec::new(), ..self.in_place_of(old, minor) };
+        self.note_refund(&part);
+        self.order.refunds.push(part);
+    }
+
+    /// Money of a capture is here again: what was set aside of it, oldest first, is asked for anew.
+    pub(super) fn ask_for_set_aside(&mut self, payment_id: PaymentId, capture_id: &str) {
+        let Some(capture) = self.capture(payment_id, capture_id) else { return };
+        let waits = |refund: &&Refund| {
+            refund.payment_id == payment_id && refund.capture_id == capture_id && refund.state == RefundState::SetAside
+        };
+        for refund in self.order.refunds.iter().filter(waits).cloned().collect::<Vec<_>>() {
+            let here = self.order.refundable_of(&capture) - self.order.refunding_of(payment_id, capture_id);
+            let minor = refund.amount.minor.min(here);
+            if minor <= 0 {
                 return;
-            };
-            self.request_again(&called_off, called_off.amount.minor - over, TimeDelta::zero());
+            }
+            self.change_refund(refund.id, RefundState::Cancelled);
+            self.request_again(&refund, minor, TimeDelta::zero());
+            if minor < refund.amount.minor {
+                self.set_aside(&refund, refund.amount.minor - minor);
+            }
         }
     }
 
-    /// Refunds of a capture that the provider has not taken are asked for no more.
-    pub(super) fn call_off_refunds(&mut self, payment_id: PaymentId, capture_id: &str) {
-        while self.call_off_newest(payment_id, capture_id, "the money was taken back").is_some() {}
-    }
-
-    fn call_off_newest(&mut self, payment_id: PaymentId, capture_id: &str, why: &str) -> Option<Refund> {
-        let waits = |refund: &&mut Refund| {
-            refund.payment_id == payment_id
-                && refund.capture_id == capture_id
-                && refund.state == RefundState::Requested
-                && refund.provider_refund_id.is_none()
-        };
-        let refund = self.order.refunds.iter_mut().rev().find(waits)?;
-        refund.state = RefundState::Cancelled;
-        let told = refund.clone();
-        self.note_refund(&told);
-        let task = self.order.tasks.iter().find(|task| task.about.refund_id() == Some(told.id)).map(|task| task.id);
+    /// A refund is asked for no more.
+    fn end_refund(&mut self, refund_id: RefundId, state: RefundState, why: &str) {
+        let Some(told) = self.change_refund(refund_id, state) else { return };
+        let task = self.order.tasks.iter().find(|task| task.about.refund_id() == Some(refund_id)).map(|task| task.id);
         if let Some(task_id) = task {
             self.close_task(task_id, TaskState::Failed, Some(why.to_owned()));
         }
-        self.event("refund_called_off", json!({ "refund_id": told.id, "amount": told.amount }));
+        self.event("refund_called_off", json!({ "refund_id": told.id, "amount": told.amount, "why": why }));
+    }
+
+    fn change_refund(&mut self, refund_id: RefundId, state: RefundState) -> Option<Refund> {
+        let refund = self.order.refunds.iter_mut().find(|refund| refund.id == refund_id)?;
+        refund.state = state;
+        let told = refund.clone();
+        self.note_refund(&told);
         Some(told)
     }
 
@@ -375,11 +394,30 @@ impl Draft<'_> {
         }
     }
 
+    pub(super) fn capture(&self, payment_id: PaymentId, capture_id: &str) -> Option<Capture> {
+        let is_meant = |capture: &Capture| capture.payment_id == payment_id && capture.capture_id == capture_id;
+        self.order.captures().into_iter().find(is_meant)
+    }
+
     /// The provider is asked about an attempt that something is still open of.
     pub(super) fn keep_asking(&mut self, payment_id: PaymentId) {
         let tomorrow = self.at + TimeDelta::days(1);
         if self.payment_mut(payment_id).is_some_and(|payment| payment.check_at.is_none()) {
             self.set_check(payment_id, tomorrow);
         }
+    }
+}
+
+/// Whether a provider's word moves a refund, a late one although a newer one was heard. One that came to nothing there does
+/// not wait any more; what was paid out for us stays paid; only what the provider took by itself (a reversal) it can give back.
+fn may_become(refund: &Refund, state: RefundState, late: bool) -> bool {
+    let comes_to_nothing = matches!(state, RefundState::Failed | RefundState::Cancelled);
+    let mirrored = refund.kind == RefundKind::Mirrored;
+    match refund.state {
+        _ if late && (mirrored || state != RefundState::Completed) => false,
+        RefundState::Completed => comes_to_nothing && mirrored,
+        RefundState::Failed | RefundState::Cancelled | RefundState::SetAside => state == RefundState::Completed,
+        RefundState::Pending => state != RefundState::Pending,
+        RefundState::Requested => true,
     }
 }

@@ -9,17 +9,17 @@ use crate::domain::{
     Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SkuId,
 };
 
-const PAYMENT: PaymentId = PaymentId(7);
+pub(super) const PAYMENT: PaymentId = PaymentId(7);
 
-fn at(seconds: i64) -> DateTime<Utc> {
+pub(super) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
 }
 
-fn usd(minor: i64) -> Money {
+pub(super) fn usd(minor: i64) -> Money {
     Money::new(minor, "USD".parse().expect("known"))
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy {
         hold: TimeDelta::minutes(15),
         capture_margin: TimeDelta::seconds(30),
@@ -29,7 +29,7 @@ fn policy() -> Policy {
     }
 }
 
-fn order(intent: Intent) -> Order {
+pub(super) fn order(intent: Intent) -> Order {
     let created = Created { provider_order_id: "PO".into(), approve_url: "https://pay.example/PO".into() };
     let payment = Payment {
         id: PAYMENT,
@@ -82,7 +82,7 @@ fn order(intent: Intent) -> Order {
     }
 }
 
-fn fact(kind: FactKind, id: &str, status: FactStatus, minor: i64, seconds: i64) -> Fact {
+pub(super) fn fact(kind: FactKind, id: &str, status: FactStatus, minor: i64, seconds: i64) -> Fact {
     let of_capture = matches!(kind, FactKind::Refund | FactKind::Dispute);
     Fact {
         kind,
@@ -115,6 +115,8 @@ fn words() -> Vec<Fact> {
         fact(Kind::Capture, "CAP", Status::Completed, 1_000, 10),
         fact(Kind::Authorisation, "AUTH", Status::Created, 1_000, 2),
         fact(Kind::Authorisation, "AUTH", Status::Voided, 1_000, 8),
+        fact(Kind::Capture, "CAP", Status::PartiallyReversed, 1_000, 8),
+        fact(Kind::Dispute, "DIS", Status::Lost, 300, 11),
     ]
 }
 
@@ -122,6 +124,7 @@ fn tell(order: &Order, facts: Vec<Fact>) -> Order {
     let policy = policy();
     let mut draft = Draft::new(order, at(20), &policy, 100 * i64::from(order.version)..i64::MAX);
     assert!(draft.learn(PAYMENT, facts).is_empty(), "the hold lives: nothing asks for stock");
+    draft.follow_up();
     draft.finish().0
 }
 

@@ -15,6 +15,8 @@ pub enum Standing {
     Refused,
     /// It was taken (captures), or is reserved (authorisations).
     Taken,
+    /// It was taken, and part of it was taken back or lost.
+    Cut,
     /// It was taken, and is under dispute.
     Disputed,
     /// It was taken back or lost (captures), let go or used up (authorisations).
@@ -30,7 +32,7 @@ pub struct Capture {
     pub capture_id: String,
     /// How much; none where it is in no currency we know.
     pub amount: Option<Money>,
-    /// Taken, disputed or gone.
+    /// Taken, cut, disputed or gone.
     pub standing: Standing,
     /// What disputes about it have cost, in minor units; all of it where it was reversed.
     pub lost: i64,
@@ -63,6 +65,13 @@ impl Payment {
         live.next().map(|fact| (fact.object_id.as_str(), fact.amount))
     }
 
+    /// An authorisation of which something is reserved, be it the rest of one of which part was taken: what can be let go.
+    #[must_use]
+    pub fn still_reserved(&self) -> Option<&str> {
+        let mut ids = self.of(FactKind::Authorisation).rev().map(|fact| fact.object_id.as_str());
+        ids.find(|id| matches!(self.decided(id), Some(FactStatus::Created | FactStatus::Approved)))
+    }
+
     /// Whether there is a capture that has brought money, or may yet.
     fn has_capture(&self) -> bool {
         self.of(FactKind::Capture).any(|fact| {
@@ -78,6 +87,7 @@ impl Payment {
         let any = |standing| captures.iter().any(|capture| capture.standing == standing);
         [
             (Standing::Disputed, PaymentState::Disputed),
+            (Standing::Cut, PaymentState::Captured),
             (Standing::Taken, PaymentState::Captured),
             (Standing::Gone, PaymentState::Reversed),
         ]
@@ -97,15 +107,17 @@ impl Payment {
         let newest =
             |counts: fn(FactStatus) -> bool| facts().filter(|fact| counts(fact.status)).map(|fact| fact.at).max();
         let reversed = newest(|status| status == FactStatus::Reversed);
+        let cut = newest(|status| status == FactStatus::PartiallyReversed);
         // what was refunded in full says nothing of a reversal; a later completion undoes it
-        let stands =
-            newest(|status| matches!(status, FactStatus::Completed | FactStatus::PartiallyRefunded)) > reversed;
+        let whole = newest(|status| matches!(status, FactStatus::Completed | FactStatus::PartiallyRefunded));
         let standing = if !facts().any(|fact| is_taken(fact.status)) {
             undecided(facts())
-        } else if reversed.is_some() && !stands || came > 0 && lost >= came {
+        } else if reversed.is_some() && whole.max(cut) <= reversed || came > 0 && lost >= came {
             Standing::Gone
         } else if self.is_disputed(capture_id) {
             Standing::Disputed
+        } else if cut.is_some() && whole <= cut || lost > 0 {
+            Standing::Cut
         } else {
             Standing::Taken
         };
@@ -134,10 +146,7 @@ impl Payment {
 
     pub(super) fn authorisation(&self, authorisation_id: &str) -> Standing {
         let facts = || self.of(FactKind::Authorisation).filter(|fact| fact.object_id == authorisation_id);
-        let decided = facts().filter(|fact| fact.status != FactStatus::Pending && fact.status != FactStatus::Other);
-        // of two words of the same time the one that ends it counts
-        let newest = decided.max_by_key(|fact| (fact.at, fact.status != FactStatus::Created));
-        match newest.map(|fact| fact.status) {
+        match self.decided(authorisation_id) {
             None if facts().any(|fact| fact.status == FactStatus::Pending) => Standing::Pending,
             None => Standing::Unknown,
             // captured: what was reserved has arrived, and the capture says so
@@ -149,6 +158,7 @@ impl Payment {
                 | FactStatus::Refunded
                 | FactStatus::Cancelled
                 | FactStatus::Reversed
+                | FactStatus::PartiallyReversed
                 | FactStatus::Pending
                 | FactStatus::Open
                 | FactStatus::Won
@@ -158,6 +168,13 @@ impl Payment {
         }
     }
 
+    /// The newest word on an authorisation that decides something; of two of the same time the one that ends it.
+    fn decided(&self, authorisation_id: &str) -> Option<FactStatus> {
+        let words = self.of(FactKind::Authorisation).filter(|fact| fact.object_id == authorisation_id);
+        let decided = words.filter(|fact| fact.status != FactStatus::Pending && fact.status != FactStatus::Other);
+        decided.max_by_key(|fact| (fact.at, fact.status != FactStatus::Created)).map(|fact| fact.status)
+    }
+
     /// Takes a fact about a capture in, or about a dispute of one, and says what it changes.
     pub(super) fn capture_told(&mut self, fact: &Fact, capture_id: &str, ours: bool) -> Vec<PaymentEvent> {
         let had_money = self.state_by_captures().is_some();
@@ -165,10 +182,17 @@ impl Payment {
         self.facts.push(fact.clone());
         let after = self.capture(capture_id);
         let capture_id = after.capture_id;
-        let captured = || PaymentEvent::Captured { capture_id: capture_id.clone(), amount: after.amount, ours };
+        let captured = PaymentEvent::Captured { capture_id: capture_id.clone(), amount: after.amount, ours };
+        let cut = PaymentEvent::PartlyReversed { capture_id: capture_id.clone() };
+        let disputed = PaymentEvent::Disputed { capture_id: capture_id.clone() };
+        let ended = PaymentEvent::DisputeEnded { capture_id: capture_id.clone(), lost: after.lost - before.lost };
+        let restored = PaymentEvent::Restored { capture_id: capture_id.clone() };
         match (before.standing, after.standing) {
             // the amount was told later
-            (Standing::Taken, Standing::Taken) if before.amount != after.amount => vec![captured()],
+            (Standing::Taken, Standing::Taken) if before.amount != after.amount => vec![captured],
+            (Standing::Cut, Standing::Cut) | (Standing::Disputed, Standing::Disputed) if before.lost < after.lost => {
+                vec![cut]
+            }
             (old, new) if old == new => Vec::new(),
             // of another capture of this attempt, whose money is here
             (_, Standing::Pending | Standing::Refused) if had_money => Vec::new(),
@@ -176,17 +200,15 @@ impl Payment {
             (_, Standing::Pending) => vec![PaymentEvent::Pending],
             (_, Standing::Refused) => vec![PaymentEvent::Declined],
             (_, Standing::Gone) => vec![PaymentEvent::Reversed { capture_id }],
-            (Standing::Disputed, Standing::Taken) => vec![PaymentEvent::DisputeEnded { capture_id, lost: after.lost }],
-            (Standing::Gone, Standing::Taken) => vec![PaymentEvent::Restored { capture_id }],
-            (Standing::Gone, Standing::Disputed) => {
-                vec![PaymentEvent::Restored { capture_id: capture_id.clone() }, PaymentEvent::Disputed { capture_id }]
-            }
-            (Standing::Taken, Standing::Disputed) => vec![PaymentEvent::Disputed { capture_id }],
-            (Standing::Unknown | Standing::Pending | Standing::Refused, Standing::Disputed) => {
-                vec![captured(), PaymentEvent::Disputed { capture_id: capture_id.clone() }]
-            }
-            (_, Standing::Taken) => vec![captured()],
-            (Standing::Disputed, Standing::Disputed) => Vec::new(),
+            (Standing::Disputed, Standing::Taken) => vec![ended],
+            (Standing::Disputed, Standing::Cut) => vec![ended, cut],
+            (Standing::Taken | Standing::Gone, Standing::Cut) => vec![cut],
+            (Standing::Cut | Standing::Gone, Standing::Taken) => vec![restored],
+            (Standing::Gone, Standing::Disputed) => vec![restored, disputed],
+            (Standing::Taken | Standing::Cut, Standing::Disputed) => vec![disputed],
+            (_, Standing::Disputed) => vec![captured, disputed],
+            (_, Standing::Cut) => vec![captured, cut],
+            (_, Standing::Taken) => vec![captured],
         }
     }
 
@@ -203,7 +225,7 @@ impl Payment {
             (_, Standing::Pending) => vec![PaymentEvent::Pending],
             (Standing::Taken, Standing::Gone | Standing::Refused) => vec![PaymentEvent::AuthorisationEnded],
             (_, Standing::Gone | Standing::Refused) => vec![PaymentEvent::Declined],
-            (_, Standing::Unknown | Standing::Disputed) => Vec::new(),
+            (_, Standing::Unknown | Standing::Cut | Standing::Disputed) => Vec::new(),
         }
     }
 }
@@ -222,7 +244,11 @@ fn undecided<'a>(facts: impl Iterator<Item = &'a Fact>) -> Standing {
 /// A capture that was refunded or reversed had been completed, even if nobody told us at the time.
 pub(super) fn is_taken(status: FactStatus) -> bool {
     match status {
-        FactStatus::Completed | FactStatus::PartiallyRefunded | FactStatus::Refunded | FactStatus::Reversed => true,
+        FactStatus::Completed
+        | FactStatus::PartiallyRefunded
+        | FactStatus::Refunded
+        | FactStatus::Reversed
+        | FactStatus::PartiallyReversed => true,
         FactStatus::Created
         | FactStatus::Approved
         | FactStatus::Voided

@@ -148,7 +148,7 @@ async fn facts(pool: &PgPool, payment_id: PaymentId) -> Result<Vec<Fact>, sqlx::
 async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state::text, provider_refund_id,
-             command_id
+             command_id, replaces
          from refund where order_id = $1 order by id",
     )
     .bind(order_id)
@@ -166,6 +166,7 @@ async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::
             state: word(row, "state")?,
             provider_refund_id: row.try_get("provider_refund_id")?,
             command_id: row.try_get("command_id")?,
+            replaces: row.try_get::<Option<i64>, _>("replaces")?.map(RefundId),
         })
     };
     rows.iter().map(read).collect()

@@ -47,7 +47,8 @@ pub(super) async fn facts(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
              $8::text[], $9::timestamptz[])
          on conflict (payment_id, kind, object_id, status, at) do update
          set amount_minor = coalesce(payment_fact.amount_minor, excluded.amount_minor),
-             currency = coalesce(payment_fact.currency, excluded.currency)",
+             currency = coalesce(payment_fact.currency, excluded.currency),
+             parent = coalesce(payment_fact.parent, excluded.parent)",
     )
     .bind(column(&rows, |(_, (payment_id, _))| payment_id.0))
     .bind(column(&rows, |(_, (_, fact))| fact.kind.as_str()))
@@ -71,13 +72,13 @@ pub(super) async fn refunds(conn: &mut PgConnection, changes: &[(&Entry, &Change
     sqlx::query(
         "insert into refund
              (id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state, provider_refund_id,
-              command_id, created_at)
+              command_id, replaces, created_at)
          select id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines::jsonb, reason,
-             state::refund_state, provider_refund_id, command_id, at
+             state::refund_state, provider_refund_id, command_id, replaces, at
          from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[],
-             $9::text[], $10::text[], $11::text[], $12::bigint[], $13::timestamptz[])
+             $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::timestamptz[])
              as w(id, order_id, payment_id, capture_id, amount_minor, currency, kind, lines, reason, state,
-                 provider_refund_id, command_id, at)
+                 provider_refund_id, command_id, replaces, at)
          on conflict (id) do update
          set state = excluded.state, provider_refund_id = excluded.provider_refund_id",
     )
@@ -93,6 +94,7 @@ pub(super) async fn refunds(conn: &mut PgConnection, changes: &[(&Entry, &Change
     .bind(column(&rows, |(_, row)| row.state.as_str()))
     .bind(column(&rows, |(_, row)| row.provider_refund_id.as_deref()))
     .bind(column(&rows, |(_, row)| row.command_id))
+    .bind(column(&rows, |(_, row)| row.replaces.map(|refund_id| refund_id.0)))
     .bind(column(&rows, |(entry, _)| entry.at))
     .execute(conn)
     .await?;
