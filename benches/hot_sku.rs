@@ -17,7 +17,7 @@ use souk::{database, postgres};
 use souk_actors::{
     Checkout, Engine, PricedLine, Settings,
     clock::Clock,
-    domain::{Address, Intent, Money, Policy, SkuId, change::Opening},
+    domain::{Address, Intent, Money, Policy, RoomRules, SkuId, change::Opening},
     faults::Faults,
 };
 use sqlx::{
@@ -91,6 +91,7 @@ async fn start_engine(connect: PgConnectOptions) -> Outcome<Engine> {
         pool: 8,
         admission: 16_384,
         policy,
+        rooms: RoomRules { admission: TimeDelta::minutes(5), most: 1_000 },
         providers: Vec::new(),
         notifiers: Vec::new(),
         carriers: Vec::new(),
@@ -185,12 +186,13 @@ async fn checkout(engine: Arc<Engine>, number: u64) {
             principal: "guest".to_owned(),
             key: format!("bench-{number}"),
             fingerprint: [7; 32],
-            lines: vec![PricedLine { sku_id: SkuId(1), quantity: 1, unit_price }],
+            lines: vec![PricedLine { sku_id: SkuId(1), quantity: 1, unit_price, sale_id: None }],
             shipping: None,
             total: unit_price,
             email: "ann@example.com".parse().expect("an address"),
             ship_to: address(),
             payment: None,
+            ticket: None,
         })
         .await;
     placed.expect("there is enough");

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use souk_actors::{
     Engine, Settings,
     clock::Clock,
-    domain::{OrderId, Policy},
+    domain::{OrderId, Policy, RoomRules},
     faults::Faults,
     ports::{Carrier, Notifier, PaymentProvider},
 };
@@ -31,7 +31,7 @@ use crate::{
     },
     http,
     problem::Problem,
-    shop::{Limits, Shop, demo, products, quote::Prices, shipping::Shipping},
+    shop::{Limits, Shop, demo, live::Live, products, quote::Prices, shipping::Shipping},
     telemetry,
 };
 
@@ -106,6 +106,7 @@ impl App {
             pool: config.database.pool,
             admission: config.checkout.admission,
             policy: policy(config),
+            rooms: room_rules(config),
             providers: vec![Arc::clone(&paypal) as Arc<dyn PaymentProvider>],
             notifiers,
             carriers: carrier.iter().map(|carrier| Arc::clone(carrier) as Arc<dyn Carrier>).collect(),
@@ -115,6 +116,7 @@ impl App {
             faults: Arc::clone(&faults),
         };
         let engine = Engine::start(settings).await.map_err(StartError::Engine)?;
+        let (stop, stopped) = watch::channel(false);
         let shop = Arc::new(Shop {
             engine,
             prices: Prices::new(pool.clone()),
@@ -122,14 +124,15 @@ impl App {
             keys,
             paypal,
             shipping: Shipping::new(config, carrier),
+            live: Live::new(config.http.listeners, stopped.clone()),
             merchants,
             limits: limits(config),
         });
         fill(config, &shop).await?;
 
-        let (stop, stopped) = watch::channel(false);
         let idle = Duration::from_secs(config.http.idle_seconds);
-        let server = tokio::spawn(http::serve(listener, http::routes(Arc::clone(&shop)), idle, stopped));
+        let routes = http::routes(Arc::clone(&shop));
+        let server = tokio::spawn(http::serve(listener, routes, config.http.listeners, idle, stopped));
         let mut beats = JoinSet::new();
         beats.spawn(open_what_was_forgotten(Arc::clone(&shop)));
         beats.spawn(keep_metrics());
@@ -158,6 +161,11 @@ fn policy(config: &Config) -> Policy {
         attempts: config.checkout.payment_attempts,
         intent: config.checkout.intent.into(),
     }
+}
+
+fn room_rules(config: &Config) -> RoomRules {
+    let wanted = &config.waiting_room;
+    RoomRules { admission: TimeDelta::seconds(wanted.admission_seconds), most: wanted.most_waiting }
 }
 
 fn limits(config: &Config) -> Limits {

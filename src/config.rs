@@ -15,6 +15,9 @@ use crate::gateways::{Secret, paypal::webhook::Verification};
 
 const DEFAULTS: &str = include_str!("../config.toml");
 
+/// More streams than one machine has connections for.
+const MOST_LISTENERS: usize = 1_000_000;
+
 /// PayPal's live API.
 const LIVE: &str = "https://api-m.paypal.com";
 /// Where its certificates are.
@@ -72,6 +75,7 @@ pub struct Config {
     pub http: Http,
     pub database: Database,
     pub checkout: Checkout,
+    pub waiting_room: WaitingRoom,
     pub staff: Staff,
     pub paypal: PayPal,
     pub shippo: Shippo,
@@ -92,6 +96,7 @@ pub struct Http {
     pub idle_seconds: u64,
     pub body_limit_bytes: usize,
     pub import_limit_bytes: usize,
+    pub listeners: usize,
 }
 
 #[derive(Clone, Deserialize)]
@@ -119,6 +124,14 @@ pub struct Checkout {
     pub payment_attempts: usize,
     pub intent: PayIntent,
     pub admission: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see Config")]
+pub struct WaitingRoom {
+    pub admission_seconds: i64,
+    pub most_waiting: i64,
 }
 
 /// When an approved payment is charged.
@@ -415,6 +428,14 @@ impl Config {
         match self.mode {
             Mode::Development => self.settle_development(),
             Mode::Production => self.check_production()?,
+        }
+        let WaitingRoom { admission_seconds, most_waiting } = self.waiting_room;
+        if !(1..=86_400).contains(&admission_seconds) || !(1..=10_000_000).contains(&most_waiting) {
+            let problem = "admission_seconds is 1 to 86400, most_waiting 1 to 10000000";
+            return Err(wrong("waiting_room", &problem));
+        }
+        if self.http.listeners > MOST_LISTENERS {
+            return Err(wrong("http.listeners", &format!("is {MOST_LISTENERS} at the most")));
         }
         let shipping = self.shipping.check();
         shipping.map_err(|invalid| wrong(&format!("shipping.{}", invalid.field), &invalid.problem))?;

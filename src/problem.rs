@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use souk_actors::domain::{Invalid, RefundLimit, Refusal};
+use souk_actors::domain::{Invalid, RefundLimit, Refusal, TicketFault};
 
 /// What a client is told instead of an answer. Codes are stable; titles and details are for people.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -84,6 +84,18 @@ impl Problem {
             .with("field", &invalid.field)
     }
 
+    /// A ticket that does not let its holder buy.
+    fn ticket(fault: TicketFault) -> Self {
+        let (status, title) = match fault {
+            TicketFault::Required => (StatusCode::FORBIDDEN, "This sale has a waiting room: join it first"),
+            TicketFault::Invalid => (StatusCode::FORBIDDEN, "Not a ticket of this sale and this session"),
+            TicketFault::NotAdmitted => (StatusCode::CONFLICT, "The turn of this ticket has not come"),
+            TicketFault::Used => (StatusCode::CONFLICT, "An order was placed with this ticket"),
+            TicketFault::Expired => (StatusCode::CONFLICT, "The turn of this ticket is over: join again"),
+        };
+        Self::new(status, fault.as_str(), title)
+    }
+
     /// Nobody knows yet how it ended.
     #[must_use]
     pub fn outcome_unknown() -> Self {
@@ -122,6 +134,38 @@ impl From<Refusal> for Problem {
                 };
                 Self::new(Status::CONFLICT, code, "More than can go back").detail(said).with("left", left)
             }
+            Refusal::SaleNotStarted { sku_id, sale_id, starts_at } => {
+                Self::new(Status::CONFLICT, "sale_not_started", "Not sold yet")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+                    .with("starts_at", starts_at)
+            }
+            Refusal::LimitReached { sku_id, sale_id, limit, used } => {
+                Self::new(Status::CONFLICT, "limit_reached", "No more for this customer")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+                    .with("limit", limit)
+                    .with("used", used)
+            }
+            Refusal::OfferChanged { sku_id } => Self::new(Status::CONFLICT, "quote_changed", "The price has changed")
+                .detail(said)
+                .with("sku_id", sku_id),
+            Refusal::SaleOverlaps { sku_id, sale_id } => {
+                Self::new(Status::CONFLICT, "sale_overlaps", "In another sale at that time")
+                    .detail(said)
+                    .with("sku_id", sku_id)
+                    .with("sale_id", sale_id)
+            }
+            Refusal::BelowSold { sku_id, sold } => Self::new(Status::CONFLICT, "below_sold", "More is sold")
+                .detail(said)
+                .with("sku_id", sku_id)
+                .with("sold", sold),
+            Refusal::Ticket(fault) => Self::ticket(fault),
+            Refusal::SaleState { phase, .. } => Self::new(Status::CONFLICT, "sale_state", "Not possible in this state")
+                .detail(said)
+                .with("phase", phase),
             Refusal::Busy => Self::new(Status::SERVICE_UNAVAILABLE, "busy", "Too busy").detail(said),
             Refusal::Away(_) => {
                 Self::new(Status::SERVICE_UNAVAILABLE, "unavailable", "Not available right now").detail(said)
@@ -134,6 +178,12 @@ impl From<Refusal> for Problem {
             Refusal::Fault => Self::new(Status::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         };
         Self { retry_after: retry, ..problem }
+    }
+}
+
+impl From<TicketFault> for Problem {
+    fn from(fault: TicketFault) -> Self {
+        Self::ticket(fault)
     }
 }
 

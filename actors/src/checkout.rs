@@ -32,12 +32,13 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Address, ChosenShipping, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState, PaymentId,
-        Quantity, Refusal, ShortLine, SkuId, Who,
+        Address, ChosenShipping, Customer, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState,
+        PaymentId, Quantity, Refusal, SaleId, ShortLine, SkuId, Ticket, TicketFault, Who,
     },
     journal::Verdict,
     order::{self, Orders},
-    shelf::Hold,
+    room::{Pass, Rooms},
+    shelf::{Buying, Hold, keeps},
     sku::{HoldError, Skus},
     store::entry::{Entry, Key, Line, Placement},
 };
@@ -51,6 +52,8 @@ pub struct PricedLine {
     pub quantity: i64,
     /// At what price each.
     pub unit_price: Money,
+    /// In which sale; none: at its usual price.
+    pub sale_id: Option<SaleId>,
 }
 
 /// A buyer's wish, quoted: every line a different SKU.
@@ -74,9 +77,16 @@ pub struct Checkout {
     pub ship_to: Address,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// What a sale with a waiting room asks for.
+    pub ticket: Option<Ticket>,
 }
 
 impl Checkout {
+    /// Whose limits it counts against: every buyer is a guest so far, known by the mailbox.
+    pub(crate) fn customer(&self) -> Customer {
+        Customer::guest(&self.email)
+    }
+
     /// The last look before anything is decided: a line that names its SKU again would wait for its own promise, and a
     /// total that is not its lines' and its shipping's would be charged.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
@@ -123,6 +133,14 @@ pub(crate) enum Outcome {
     KeyTaken,
 }
 
+/// What became of a saga's entry.
+enum Settled {
+    /// The buyer has been told.
+    Told(Verdict),
+    /// Nothing was written: it is to be decided again, and this is who waits.
+    Stale(Reply),
+}
+
 type Reply = oneshot::Sender<Result<Outcome, Refusal>>;
 
 pub(crate) struct Begin {
@@ -159,6 +177,7 @@ pub(crate) struct Coordinator {
     pub context: Arc<Context>,
     pub skus: Skus,
     pub orders: Orders,
+    pub rooms: Rooms,
 }
 
 /// The sagas that one coordinator carries, for the tree.
@@ -187,6 +206,7 @@ impl Kind for Coordinator {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             carried: Arc::clone(&cell.shared),
         };
         let spawned = Actor::spawn_linked(None, carrier, (), supervisor).await;
@@ -208,6 +228,7 @@ struct Carrier {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     carried: Arc<Carried>,
 }
 
@@ -233,6 +254,7 @@ impl Actor for Carrier {
             context: Arc::clone(&self.context),
             skus: self.skus.clone(),
             orders: self.orders.clone(),
+            rooms: self.rooms.clone(),
             line: CarriedLine::new(&self.carried, self.context.clock.now()),
         };
         sagas.spawn(saga.run(begin));
@@ -275,6 +297,7 @@ struct Saga {
     context: Arc<Context>,
     skus: Skus,
     orders: Orders,
+    rooms: Rooms,
     line: CarriedLine,
 }
 
@@ -284,39 +307,102 @@ impl Saga {
         let _permit = permit;
         let faults = &self.context.faults;
         faults.hit("checkout.begun", "");
-        let held = tokio::select! {
-            held = self.hold(&checkout) => held,
-            () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
-        };
-        let holds = match held {
-            Ok(holds) => holds,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        faults.hit("checkout.held", "");
-        self.line.step("committing");
-        let ids = match self.context.ids.take(8).await {
-            Ok(ids) => ids,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        let (placed, entry) = self.write(&checkout, holds, ids);
-        let order_id = placed.order_id;
-        let pays = placed.payment_id.is_some();
+        for last in [false, true] {
+            let held = tokio::select! {
+                held = self.pass_and_hold(&checkout) => held,
+                () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
+            };
+            let (pass, holds) = match held {
+                Ok(held) => held,
+                Err(refusal) => return drop(reply.send(Err(refusal))),
+            };
+            faults.hit("checkout.held", "");
+            self.line.step("committing");
+            let ids = match self.context.ids.take(8).await {
+                Ok(ids) => ids,
+                Err(refusal) => return drop(reply.send(Err(refusal))),
+            };
+            let (placed, mut entry) = self.write(&checkout, holds, ids);
+            if let Some(pass) = &pass {
+                entry.changes.get_or_insert_default().ticket = Some(pass.used_for(placed.order_id));
+            }
+            self.context.retries.note_key(&checkout.principal, &checkout.key);
+            let Some(settled) = self.append(entry, pass, &placed, reply).await else { return };
+            match settled {
+                Settled::Told(Verdict::Committed) => return self.go_on(&placed).await,
+                Settled::Told(_) => return,
+                Settled::Stale(back) if last => return drop(back.send(Err(Refusal::Busy))),
+                // a sale has changed, begun or ended between the promise and the commit: decided again, once
+                Settled::Stale(back) => reply = back,
+            }
+            self.line.step("holding");
+            self.recount(&checkout).await;
+        }
+    }
+
+    /// Appends the entry and waits for what becomes of it. None: nobody will know any more.
+    async fn append(&self, entry: Entry, pass: Option<Pass>, placed: &Placed, reply: Reply) -> Option<Settled> {
         let (tell, hear) = oneshot::channel();
+        let placed = placed.clone();
         // the reply travels in the entry: should this saga die, the buyer still hears
         let done = move |verdict| {
-            reply.send(outcome(verdict, placed)).ok();
-            tell.send(verdict).ok();
-        };
-        if self.context.journal.append(entry, done).await.is_err() {
-            return; // superseded: the reply has dropped, and its asker says so
-        }
-        faults.hit("checkout.appended", "");
-        if hear.await == Ok(Verdict::Committed) {
-            faults.hit("checkout.committed", "");
-            if pays {
-                self.line.step("announcing the payment");
-                self.orders.tell(order_id, order::Msg::Work).await;
+            if let (Some(pass), Verdict::Committed) = (pass, verdict) {
+                pass.bought();
             }
+            let settled = if verdict == Verdict::Stale {
+                Settled::Stale(reply)
+            } else {
+                reply.send(outcome(verdict, placed)).ok();
+                Settled::Told(verdict)
+            };
+            tell.send(settled).ok();
+        };
+        // superseded: the reply has dropped, and its asker says so
+        self.context.journal.append(entry, done).await.ok()?;
+        self.context.faults.hit("checkout.appended", "");
+        hear.await.ok()
+    }
+
+    async fn go_on(&self, placed: &Placed) {
+        self.context.faults.hit("checkout.committed", "");
+        if placed.payment_id.is_some() {
+            self.line.step("announcing the payment");
+            self.orders.tell(placed.order_id, order::Msg::Work).await;
+        }
+    }
+
+    /// Has everything counted afresh that a sale has given of these SKUs.
+    async fn recount(&self, checkout: &Checkout) {
+        for line in checkout.lines.iter().filter(|line| line.sale_id.is_some()) {
+            self.skus.recount(line.sku_id).await;
+        }
+    }
+
+    /// What is needed before anything is written; all of it is given back with an error.
+    async fn pass_and_hold(&self, checkout: &Checkout) -> Result<(Option<Pass>, Vec<Hold>), Refusal> {
+        let pass = self.pass(checkout).await?;
+        Ok((pass, self.hold(checkout).await?))
+    }
+
+    /// A sale with a waiting room sells to those whom it has called.
+    async fn pass(&self, checkout: &Checkout) -> Result<Option<Pass>, Refusal> {
+        let Some(sale_id) = self.room(checkout)? else { return Ok(None) };
+        let ticket = checkout.ticket.ok_or(TicketFault::Required)?;
+        if ticket.sale_id != sale_id {
+            return Err(TicketFault::Invalid.into());
+        }
+        self.rooms.pass(sale_id, ticket.number).await.map(Some)
+    }
+
+    /// The sale whose waiting room stands before these lines, if one does.
+    fn room(&self, checkout: &Checkout) -> Result<Option<SaleId>, Invalid> {
+        let bought_in = checkout.lines.iter().filter_map(|line| self.context.sales.get(line.sale_id?));
+        let mut rooms: Vec<SaleId> = bought_in.filter(|sale| sale.waiting_room).map(|sale| sale.id).collect();
+        rooms.dedup();
+        match rooms[..] {
+            [] => Ok(None),
+            [sale_id] => Ok(Some(sale_id)),
+            _ => Err(Invalid::new("lines", "are of several sales with waiting rooms: order them apart")),
         }
     }
 
@@ -326,8 +412,13 @@ impl Saga {
         let mut short = Vec::new();
         let mut by_sku: Vec<&PricedLine> = checkout.lines.iter().collect();
         by_sku.sort_unstable_by_key(|line| line.sku_id);
+        let customer = checkout.customer();
         for line in by_sku {
-            match self.skus.hold(line.sku_id, line.quantity).await {
+            let buying = Buying { sale_id: line.sale_id, customer };
+            match self.skus.hold_for(buying, line.sku_id, line.quantity).await {
+                Ok(hold) if !is_priced_right(&hold, line.unit_price) => {
+                    return Err(Refusal::OfferChanged { sku_id: line.sku_id });
+                }
                 Ok(hold) => holds.push(hold),
                 Err(HoldError::SoldOut { available }) => {
                     short.push(ShortLine { sku_id: line.sku_id, requested: line.quantity, available });
@@ -335,7 +426,7 @@ impl Saga {
                 Err(HoldError::Refused(Refusal::NotFound(_))) => {
                     return Err(Invalid::new("lines", format!("there is no SKU {}", line.sku_id)).into());
                 }
-                Err(HoldError::Refused(refusal)) => return Err(refusal),
+                Err(HoldError::Refused(refusal) | HoldError::NotOffered(refusal)) => return Err(refusal),
             }
         }
         if short.is_empty() { Ok(holds) } else { Err(Refusal::OutOfStock(short)) }
@@ -351,8 +442,11 @@ impl Saga {
         } else {
             (OrderStatus::AwaitingPayment, PartState::Held)
         };
-        let deadline = if free { at } else { at + self.context.policy.hold };
+        let deadline = if free { at } else { at + keeps(&holds, self.context.policy.hold) };
         let mut entry = Entry::new(at, Who::Buyer);
+        if holds.iter().any(|hold| hold.sale().is_some()) {
+            entry.look_id = ids.next().expect("eight were taken");
+        }
         entry.key = Some(Key {
             principal: checkout.principal.clone(),
             key: checkout.key.clone(),
@@ -396,6 +490,12 @@ impl Saga {
         entry.changes = Some(Box::new(changes));
         Some(payment_id)
     }
+}
+
+/// Whether a line that is bought in a sale was quoted at the sale's price. Usual prices are the shop's own.
+fn is_priced_right(hold: &Hold, quoted: Money) -> bool {
+    let item = hold.sale().and_then(|sale| sale.item(hold.sku_id()));
+    item.is_none_or(|item| item.price(quoted.currency) == Some(quoted))
 }
 
 /// The lines in the order in which they were asked for, each with its hold.

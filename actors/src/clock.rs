@@ -19,6 +19,8 @@ pub struct Clock(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     offset_micros: AtomicI64,
+    /// Where it stands still; zero while time passes.
+    still_micros: AtomicI64,
     moved: Notify,
 }
 
@@ -26,6 +28,10 @@ impl Clock {
     /// The time now, to the microsecond that Postgres keeps.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
+        let still = self.0.still_micros.load(Ordering::Relaxed);
+        if still != 0 {
+            return DateTime::from_timestamp_micros(still).unwrap_or_default();
+        }
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
         let machine = Utc::now().timestamp_micros();
         let micros = machine.saturating_add(self.0.offset_micros.load(Ordering::Relaxed));
@@ -41,7 +47,16 @@ impl Clock {
     /// Moves time, and wakes whoever waits for it. For tests and for development.
     pub fn advance(&self, by: TimeDelta) {
         let micros = by.num_microseconds().unwrap_or(0);
-        self.0.offset_micros.fetch_add(micros, Ordering::Relaxed);
+        let stands = self.0.still_micros.load(Ordering::Relaxed) != 0;
+        let moved = if stands { &self.0.still_micros } else { &self.0.offset_micros };
+        moved.fetch_add(micros, Ordering::Relaxed);
+        self.0.moved.notify_waiters();
+    }
+
+    /// Stands still at a moment: from here on it moves by [`Clock::advance`] alone. For tests of what happens at that very
+    /// moment.
+    pub fn stand_still(&self, then: DateTime<Utc>) {
+        self.0.still_micros.store(then.timestamp_micros(), Ordering::Relaxed);
         self.0.moved.notify_waiters();
     }
 

@@ -6,11 +6,14 @@ use sqlx::PgPool;
 
 use crate::{
     clock::Clock,
-    domain::{Address, Channel, Policy},
+    domain::{Address, Channel, Policy, RoomRules},
     faults::Faults,
     journal::Journal,
+    listeners::Listeners,
     news::News,
     ports::{Carrier, Notifier, PaymentProvider},
+    retries::Retries,
+    sales::Sales,
     store::Ids,
 };
 
@@ -18,6 +21,7 @@ use crate::{
 pub(crate) struct Context {
     pub clock: Clock,
     pub policy: Policy,
+    pub rooms: RoomRules,
     pub journal: Journal,
     pub ids: Ids,
     /// For loading and looking, for ids and the inbox; stock, orders and money are written by the journal alone.
@@ -33,6 +37,12 @@ pub(crate) struct Context {
     pub notifiers: HashMap<Channel, Arc<dyn Notifier>>,
     /// Who is to hear of what.
     pub news: Arc<News>,
+    /// The sales that are coming or running.
+    pub sales: Arc<Sales>,
+    /// Who listens to stock.
+    pub listeners: Listeners,
+    /// Which checkouts may be retries.
+    pub retries: Retries,
     /// Where buyers come back to after approving.
     pub return_urls: ReturnUrls,
 }

@@ -171,7 +171,7 @@ impl Importer {
                     None
                 }
                 Err(HoldError::SoldOut { available }) => Some(self.too_few(&line, available)),
-                Err(HoldError::Refused(refusal)) => {
+                Err(HoldError::Refused(refusal) | HoldError::NotOffered(refusal)) => {
                     let times = progress.put_off.entry(line.line).or_default();
                     *times += 1;
                     if *times < PATIENCE {

@@ -12,7 +12,7 @@
 //! not, it is sent again, word for word.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -29,6 +29,7 @@ use crate::{
     error::{is_cut, is_passing},
     faults::Faults,
     news::News,
+    shelf::ShareMove,
     store::{
         entry::{Conflict, Entry},
         write::{self, Fence, Numbers, WriteError, Written},
@@ -112,7 +113,7 @@ struct Figures {
 }
 
 type Done = Box<dyn FnOnce(Verdict) + Send>;
-type Publish = Box<dyn Fn(SkuId, Counters) + Send>;
+type Publish = Box<dyn Fn(SkuId, Counters, &[ShareMove]) + Send>;
 
 struct Job {
     entry: Entry,
@@ -131,7 +132,7 @@ pub struct Journal {
 
 impl Journal {
     /// Takes the database's journal over and begins to write. `publish` is told the counters of every SKU that a batch has
-    /// touched, before the batch's callers hear of it.
+    /// touched, and what it has given of sales, before the batch's callers hear of it.
     ///
     /// # Errors
     /// Where Postgres cannot be reached or has no journal.
@@ -140,7 +141,7 @@ impl Journal {
         queue_limit: usize,
         faults: Arc<Faults>,
         news: Arc<News>,
-        publish: impl Fn(SkuId, Counters) + Send + 'static,
+        publish: impl Fn(SkuId, Counters, &[ShareMove]) + Send + 'static,
     ) -> Result<Self, sqlx::Error> {
         let mut conn = open(&connect).await?;
         let (found, owner) = take_over(&mut conn).await?;
@@ -285,20 +286,33 @@ fn or_the_process_ends(work: impl Future<Output = ()> + Send + 'static) {
 /// the writer, so that the next batch is on its way to the disk while this one's callers hear.
 async fn announce(mut settled: mpsc::UnboundedReceiver<Committed>, news: Arc<News>, publish: Publish) {
     while let Some(Committed { entries, dones, written }) = settled.recv().await {
+        let mut shares = shares(&entries, &written);
         for (sku_id, counters) in &written.counters {
-            publish(*sku_id, *counters);
+            publish(*sku_id, *counters, &shares.remove(sku_id).unwrap_or_default());
         }
-        for (entry, done) in entries.iter().zip(dones) {
-            let verdict = verdict(entry, &written);
-            done(verdict);
+        let tells = entries.iter().any(|entry| !entry.notices.is_empty());
+        for (entry, done) in entries.into_iter().zip(dones) {
+            let verdict = verdict(&entry, &written);
             if verdict == Verdict::Committed {
-                News::alert(entry);
+                News::alert(&entry);
             }
+            drop(entry); // with its promises: whoever decides again must not stand in its own way
+            done(verdict);
         }
-        if entries.iter().any(|entry| !entry.notices.is_empty()) {
+        if tells {
             news.wake();
         }
     }
+}
+
+/// What a batch has changed of sales' tallies, by SKU; empty for a batch without sales.
+fn shares(entries: &[Entry], written: &Written) -> HashMap<SkuId, Vec<ShareMove>> {
+    let mut shares: HashMap<SkuId, Vec<ShareMove>> = HashMap::new();
+    let committed = |entry: &&Entry| entry.conflict(&written.conflicts).is_none();
+    for moved in entries.iter().filter(committed).flat_map(Entry::shares) {
+        shares.entry(moved.sku_id).or_default().push(moved);
+    }
+    shares
 }
 
 /// A newer engine owns the database.

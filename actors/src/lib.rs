@@ -10,7 +10,10 @@ pub(crate) mod error;
 pub mod faults;
 pub mod ports;
 
-// A SKU's book and the promises from it, shared by its actor and whoever holds a promise.
+// The sales that are coming or running; a SKU's book and the promises from it, shared by its actor and whoever holds one;
+// and who listens to its stock.
+mod listeners;
+mod sales;
 mod shelf;
 
 // Calls to an outside party: a queue, a limit, a breaker.
@@ -19,6 +22,7 @@ mod calls;
 // The engine's SQL, who is to hear of what, and the journal that alone writes.
 pub mod journal;
 mod news;
+mod retries;
 pub mod store;
 
 // Where actors are found, and what happens when they crash.
@@ -32,6 +36,7 @@ mod order;
 mod outbox;
 mod payment;
 mod reconciler;
+mod room;
 mod shipping;
 mod sku;
 
@@ -42,6 +47,9 @@ pub use checkout::{Checkout, Placed, PricedLine};
 pub use context::ReturnUrls;
 pub use directory::Node;
 pub use engine::{
-    Adjust, CheckedOut, Engine, Import, Imported, ParcelWebhook, Resubscribe, Settings, Subscribe, Webhook,
+    Adjust, CheckedOut, Engine, Import, Imported, Made, ParcelWebhook, Resubscribe, Retry, Selling, Settings,
+    Subscribe, Webhook,
 };
+pub use listeners::Listening;
 pub use order::CommandKey;
+pub use room::{InLine, Outlook, RoomView, Session};

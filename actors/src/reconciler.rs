@@ -16,6 +16,7 @@ use crate::{
     importer::Imports,
     order::{self, Orders},
     payment::Payments,
+    room::Rooms,
     shipping::Shipping,
     sku::Skus,
     store::{entry::Entry, inbox, load},
@@ -48,6 +49,7 @@ pub(crate) struct Reconciling {
     pub payments: Payments,
     pub imports: Imports,
     pub shipping: Shipping,
+    pub rooms: Rooms,
 }
 
 /// Look around.
@@ -73,6 +75,7 @@ impl Kind for Reconciling {
             payments: self.payments.clone(),
             imports: self.imports.clone(),
             shipping: self.shipping.clone(),
+            rooms: self.rooms.clone(),
         };
         let spawned = Actor::spawn_linked(None, reconciler, (), supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
@@ -98,6 +101,7 @@ struct Reconciler {
     payments: Payments,
     imports: Imports,
     shipping: Shipping,
+    rooms: Rooms,
 }
 
 impl Actor for Reconciler {
@@ -123,9 +127,11 @@ impl Actor for Reconciler {
         *looks += 1;
         if *looks >= ROUNDS {
             *looks = 0;
+            self.context.sales.forget_over(self.context.clock.now());
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
             self.imports.0.sweep(ORDER_IDLE);
+            self.rooms.0.sweep(SKU_IDLE);
             if let Err(error) = self.forget().await {
                 tracing::debug!(%error, "nothing is forgotten now");
             }
@@ -139,6 +145,9 @@ impl Reconciler {
         let (pool, now) = (&self.context.pool, self.context.clock.now());
         self.find_out_whether_superseded(load::epoch(pool).await?).await;
         let quarantined: Vec<i64> = self.orders.0.quarantined().iter().map(|order_id| order_id.0).collect();
+        for sale in self.context.sales.list().iter().filter(|sale| sale.waiting_room) {
+            self.rooms.look(sale.id).await;
+        }
         let orders = load::due(pool, now, &quarantined, MOST).await?;
         for order_id in orders {
             // one that is at work will come to it: what is due stays due
@@ -151,6 +160,9 @@ impl Reconciler {
         }
         for (provider, stretch) in inbox::due_lists(pool, now).await? {
             self.payments.read_events(&provider, stretch).await;
+        }
+        for sku_id in self.context.sales.awake(now) {
+            self.skus.warm(sku_id).await;
         }
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {

@@ -1,11 +1,17 @@
-//! What a SKU's actor shares with those it made promises to: the book, and the guard that is a promise.
+//! What a SKU's actor shares with those it made promises to: the book, what sales have given of it, and the guard that is a
+//! promise.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::domain::{Book, Counters, Short, SkuId};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::domain::{
+    Book, Counters, Customer, NoShare, Offer, Refusal, Sale, SaleId, SaleItem, SaleShare, Short, SkuId, Tally,
+};
 
 /// One SKU's book. Its actor alone promises from it; the journal writes committed counters in; dropping a [`Hold`] takes a
 /// promise back. It outlives the actor, so a crash forgets no promise.
@@ -17,8 +23,69 @@ pub(crate) struct Shelf {
 #[derive(Default)]
 struct Inner {
     book: Option<Book>,
+    /// Of a SKU that is in a sale, or was.
+    tallies: Option<Box<Tallies>>,
     /// Wakes the actor when a promise settles; set while somebody waits for that.
     waker: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What each sale has given of the SKU.
+#[derive(Default)]
+struct Tallies {
+    by_sale: HashMap<SaleId, Tally>,
+    /// The version of the counters that they were counted with: older news is in them already.
+    as_of: i64,
+}
+
+/// A buyer, and how the units were quoted: in this sale, or at the usual price.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Buying {
+    pub sale_id: Option<SaleId>,
+    pub customer: Customer,
+}
+
+/// Units that somebody wants.
+pub(crate) struct Wish<'a> {
+    pub units: i64,
+    /// None: staff take them away, whatever they are set aside for.
+    pub buying: Option<Buying>,
+    /// The sales that the SKU is in, the earliest first.
+    pub sales: &'a [Arc<Sale>],
+    pub at: DateTime<Utc>,
+}
+
+/// Why units cannot be held.
+#[derive(Debug)]
+pub(crate) enum NoHold {
+    /// Committed stock, or what the sale has, does not suffice.
+    SoldOut { available: i64 },
+    /// Only promises stand in the way whose commit is under way.
+    Unsettled,
+    /// They are not sold in this way, or not to this customer.
+    NotOffered(Refusal),
+}
+
+impl From<Short> for NoHold {
+    fn from(short: Short) -> Self {
+        match short {
+            Short::SoldOut { available } => Self::SoldOut { available },
+            Short::Unsettled => Self::Unsettled,
+        }
+    }
+}
+
+/// What a commit changed of a sale's tally: so many units more were sold, or, below zero, came back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShareMove {
+    pub sku_id: SkuId,
+    pub share: SaleShare,
+    pub units: i64,
+}
+
+/// How units would be had.
+enum Terms<'a> {
+    Usual { aside: i64 },
+    InSale(&'a Arc<Sale>, &'a SaleItem, Option<(Customer, i64)>),
 }
 
 impl Shelf {
@@ -51,10 +118,46 @@ impl Shelf {
         wake(waker);
     }
 
+    /// Takes in what a commit changed of sales' tallies, together with the counters of this version.
+    pub(crate) fn learn_shares(&self, version: i64, moves: &[ShareMove]) {
+        let mut inner = self.lock();
+        let tallies = inner.tallies.get_or_insert_default();
+        for moved in moves.iter().filter(|_| version > tallies.as_of) {
+            let SaleShare { sale_id, customer } = moved.share;
+            // of a sale that nobody asks about any more, units may still come back
+            let tally = match tallies.by_sale.get_mut(&sale_id) {
+                Some(tally) => tally,
+                None if moved.units > 0 => tallies.by_sale.entry(sale_id).or_default(),
+                None => continue,
+            };
+            tally.learn(moved.units, customer);
+        }
+    }
+
+    /// Takes over what Postgres has counted, as of a version of the counters. False where the shelf has heard of newer ones.
+    pub(crate) fn recount(&self, as_of: i64, counted: Vec<Counted>) -> bool {
+        let mut inner = self.lock();
+        if inner.book.is_some_and(|book| book.committed().version > as_of) {
+            return false;
+        }
+        let tallies = inner.tallies.get_or_insert_default();
+        tallies.as_of = as_of;
+        for Counted { sale_id, sold, used } in counted {
+            tallies.by_sale.entry(sale_id).or_default().restart(sold, used);
+        }
+        true
+    }
+
     /// The counters as last committed; none before the first load.
     #[must_use]
     pub(crate) fn committed(&self) -> Option<Counters> {
         self.lock().book.map(|book| book.committed())
+    }
+
+    /// Units that a sale has sold, as committed.
+    #[must_use]
+    pub(crate) fn sold_in(&self, sale_id: SaleId) -> i64 {
+        self.lock().sold_in(sale_id)
     }
 
     /// Units promised and not settled.
@@ -63,15 +166,42 @@ impl Shelf {
         self.lock().book.map_or(0, |book| book.unsettled())
     }
 
-    /// Promises `units`. Only the SKU's actor calls this.
+    /// Why the units cannot be had, where that is final; also none before the first load.
+    pub(crate) fn refuses(&self, wish: &Wish<'_>) -> Option<NoHold> {
+        let inner = self.lock();
+        let terms = match inner.terms(self.sku_id, wish) {
+            Ok(terms) => terms,
+            Err(no) => return Some(no),
+        };
+        inner.final_word(self.sku_id, wish.units, &terms).err()
+    }
+
+    /// Promises units. Only the SKU's actor calls this.
     ///
     /// # Errors
-    /// [`Short`].
-    pub(crate) fn promise(self: &Arc<Self>, units: i64) -> Result<Hold, Short> {
+    /// [`NoHold`].
+    pub(crate) fn promise(self: &Arc<Self>, wish: &Wish<'_>) -> Result<Hold, NoHold> {
+        let units = wish.units;
         let mut inner = self.lock();
-        let book = inner.book.as_mut().ok_or(Short::SoldOut { available: 0 })?;
-        book.promise(units)?;
-        Ok(Hold { shelf: Arc::clone(self), units })
+        let terms = inner.terms(self.sku_id, wish)?;
+        inner.final_word(self.sku_id, units, &terms)?;
+        let book = inner.book.as_mut().ok_or(NoHold::SoldOut { available: 0 })?;
+        let share = match terms {
+            Terms::Usual { aside } => {
+                book.promise_beside(units, aside)?;
+                None
+            }
+            Terms::InSale(sale, item, limit) => {
+                book.promise(units)?;
+                let tally = inner.tallies.get_or_insert_default().by_sale.entry(sale.id).or_default();
+                if tally.promise(item.quantity, units, limit).is_err() {
+                    inner.settle(units, None);
+                    return Err(NoHold::Unsettled); // what is final has been said
+                }
+                Some(Box::new(Share { sale: Arc::clone(sale), customer: limit.map(|(customer, _)| customer) }))
+            }
+        };
+        Ok(Hold { shelf: Arc::clone(self), units, share })
     }
 
     /// Calls `waker` once, as soon as a promise settles or counters change.
@@ -79,16 +209,85 @@ impl Shelf {
         self.lock().waker = Some(waker);
     }
 
-    fn settle(&self, units: i64) {
+    fn settle(&self, units: i64, share: Option<SaleShare>) {
         let waker = {
             let mut inner = self.lock();
-            if let Some(book) = &mut inner.book {
-                book.settle(units);
-            }
+            inner.settle(units, share);
             inner.waker.take()
         };
         wake(waker);
     }
+}
+
+impl Inner {
+    fn tally(&self, sale_id: SaleId) -> Option<&Tally> {
+        self.tallies.as_ref()?.by_sale.get(&sale_id)
+    }
+
+    fn sold_in(&self, sale_id: SaleId) -> i64 {
+        self.tally(sale_id).map_or(0, Tally::sold)
+    }
+
+    /// How the units would be had, if they were quoted as they are sold now.
+    fn terms<'a>(&self, sku_id: SkuId, wish: &Wish<'a>) -> Result<Terms<'a>, NoHold> {
+        let Some(Buying { sale_id, customer }) = wish.buying else { return Ok(Terms::Usual { aside: 0 }) };
+        match (Offer::of(wish.sales, sku_id, wish.at, |sale_id| self.sold_in(sale_id)), sale_id) {
+            (Offer::Usual { aside }, None) => Ok(Terms::Usual { aside }),
+            (Offer::InSale(sale, item), Some(quoted)) if quoted == sale.id => {
+                Ok(Terms::InSale(sale, item, sale.per_customer.map(|limit| (customer, limit))))
+            }
+            (Offer::NotBefore(sale), None) => {
+                let (sale_id, starts_at) = (sale.id, sale.starts_at);
+                Err(NoHold::NotOffered(Refusal::SaleNotStarted { sku_id, sale_id, starts_at }))
+            }
+            (Offer::Usual { .. } | Offer::InSale(..) | Offer::NotBefore(_), _) => {
+                Err(NoHold::NotOffered(Refusal::OfferChanged { sku_id }))
+            }
+        }
+    }
+
+    /// What can be said at once: by committed stock, by what the sale has sold, and by the customer's limit.
+    fn final_word(&self, sku_id: SkuId, units: i64, terms: &Terms<'_>) -> Result<(), NoHold> {
+        let Some(book) = &self.book else { return Ok(()) };
+        let available = book.committed().available();
+        let available = match terms {
+            Terms::Usual { aside } => (available - aside).max(0),
+            Terms::InSale(sale, item, limit) => {
+                let may_have = match self.tally(sale.id) {
+                    Some(tally) => tally.may_have(item.quantity, units, *limit),
+                    None => Tally::default().may_have(item.quantity, units, *limit),
+                };
+                match may_have {
+                    Err(NoShare::Limit { used }) => {
+                        let limit = limit.map_or(0, |(_, limit)| limit);
+                        let refusal = Refusal::LimitReached { sku_id, sale_id: sale.id, limit, used };
+                        return Err(NoHold::NotOffered(refusal));
+                    }
+                    Err(NoShare::Gone { left }) => available.min(left),
+                    Ok(()) | Err(NoShare::Unsettled) => available,
+                }
+            }
+        };
+        if available < units { Err(NoHold::SoldOut { available }) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, units: i64, share: Option<SaleShare>) {
+        if let Some(book) = &mut self.book {
+            book.settle(units);
+        }
+        let tally = share.and_then(|share| self.tallies.as_mut()?.by_sale.get_mut(&share.sale_id));
+        if let Some((tally, share)) = tally.zip(share) {
+            tally.settle(units, share.customer);
+        }
+    }
+}
+
+/// What Postgres has counted of one sale.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub sale_id: SaleId,
+    pub sold: i64,
+    pub used: Vec<(Customer, i64)>,
 }
 
 fn wake(waker: Option<Box<dyn FnOnce() + Send>>) {
@@ -102,6 +301,13 @@ fn wake(waker: Option<Box<dyn FnOnce() + Send>>) {
 pub struct Hold {
     shelf: Arc<Shelf>,
     units: i64,
+    share: Option<Box<Share>>,
+}
+
+/// The sale that a promise is of.
+struct Share {
+    sale: Arc<Sale>,
+    customer: Option<Customer>,
 }
 
 impl Hold {
@@ -116,11 +322,29 @@ impl Hold {
     pub fn units(&self) -> i64 {
         self.units
     }
+
+    /// In which sale, where they are of one.
+    #[must_use]
+    pub fn sale(&self) -> Option<&Sale> {
+        self.share.as_deref().map(|share| &*share.sale)
+    }
+
+    /// The sale, and whose limit it counts against.
+    #[must_use]
+    pub fn share(&self) -> Option<SaleShare> {
+        self.share.as_deref().map(|share| SaleShare { sale_id: share.sale.id, customer: share.customer })
+    }
+}
+
+/// For how long lines are held together: each as its sale says or as the policy does, and the shortest counts.
+pub(crate) fn keeps(holds: &[Hold], policy: TimeDelta) -> TimeDelta {
+    let of = |hold: &Hold| hold.sale().and_then(|sale| sale.hold).unwrap_or(policy);
+    holds.iter().map(of).min().unwrap_or(policy)
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.shelf.settle(self.units);
+        self.shelf.settle(self.units, self.share());
     }
 }
 
@@ -137,13 +361,14 @@ mod tests {
     #[test]
     fn a_dropped_hold_gives_its_units_back_and_wakes_who_waits() {
         let shelf = Shelf::new(SkuId(1));
-        shelf.learn(Counters { on_hand: 1, reserved: 0, version: 1 });
-        let hold = shelf.promise(1).expect("one is there");
-        assert_eq!(shelf.promise(1).expect_err("promised"), Short::Unsettled);
+        shelf.learn(Counters { on_hand: 1, reserved: 0, unpaid: 0, version: 1 });
+        let wish = Wish { units: 1, buying: None, sales: &[], at: DateTime::UNIX_EPOCH };
+        let hold = shelf.promise(&wish).expect("one is there");
+        assert!(matches!(shelf.promise(&wish), Err(NoHold::Unsettled)), "promised");
         let (sender, receiver) = std::sync::mpsc::channel();
         shelf.wake_on_change(Box::new(move || sender.send(()).expect("listening")));
         drop(hold);
         receiver.try_recv().expect("woken");
-        assert!(shelf.promise(1).is_ok());
+        assert!(shelf.promise(&wish).is_ok());
     }
 }

@@ -10,16 +10,19 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    clock::Clock,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Counters, Refusal, Short, SkuId},
+    domain::{Counters, Refusal, Sale, SaleId, SkuId},
     error,
     faults::Faults,
-    shelf::{Hold, Shelf},
+    sales::Sales,
+    shelf::{Buying, Hold, NoHold, ShareMove, Shelf, Wish},
     store::load,
 };
 
@@ -28,9 +31,11 @@ const WAITERS: usize = 4_096;
 
 pub(crate) enum Msg {
     /// Promise this many units, or say why not.
-    Hold { units: i64, reply: oneshot::Sender<Result<Hold, HoldError>> },
+    Hold { units: i64, buying: Option<Buying>, reply: oneshot::Sender<Result<Hold, HoldError>> },
     /// A promise has settled, or the counters have changed: look at the queue.
     Settled,
+    /// Postgres is of another opinion about the sales that the SKU is in: count afresh.
+    Recount { reply: oneshot::Sender<()> },
 }
 
 /// Why a SKU gives no promise.
@@ -38,6 +43,8 @@ pub(crate) enum Msg {
 pub(crate) enum HoldError {
     /// Committed stock does not suffice.
     SoldOut { available: i64 },
+    /// Not sold in this way, or not to this customer: a sale says so.
+    NotOffered(Refusal),
     /// Unknown, busy or away.
     Refused(Refusal),
 }
@@ -47,18 +54,60 @@ pub(crate) enum HoldError {
 pub(crate) struct Skus(pub Arc<Directory<Sku>>);
 
 impl Skus {
-    /// Promises `units` of a SKU. Sold out against committed stock is said at once, without a word to the actor; where only
-    /// unsettled promises stand in the way, waits until they settle, in order of arrival.
+    /// Takes `units` of a SKU away, whatever they are set aside for.
     pub(crate) async fn hold(&self, sku_id: SkuId, units: i64) -> Result<Hold, HoldError> {
-        if let Some(available) = self.committed(sku_id).map(|counters| counters.available())
-            && available < units
+        self.ask(sku_id, units, None).await
+    }
+
+    /// Promises `units` of a SKU to a buyer, as they were quoted.
+    pub(crate) async fn hold_for(&self, buying: Buying, sku_id: SkuId, units: i64) -> Result<Hold, HoldError> {
+        self.ask(sku_id, units, Some(buying)).await
+    }
+
+    /// What is final — sold out against committed stock, a limit reached — is said at once, without a word to the actor;
+    /// where only unsettled promises stand in the way, waits until they settle, in order of arrival.
+    async fn ask(&self, sku_id: SkuId, units: i64, buying: Option<Buying>) -> Result<Hold, HoldError> {
+        if let Some(cell) = self.0.find(sku_id)
+            && let Some(no) = self.0.kind.refuses(&cell.shared, units, buying)
         {
-            return Err(HoldError::SoldOut { available });
+            return Err(no);
         }
         let (reply, answer) = oneshot::channel();
-        self.0.send(sku_id, Msg::Hold { units, reply }).await.map_err(HoldError::Refused)?;
+        self.0.send(sku_id, Msg::Hold { units, buying, reply }).await.map_err(HoldError::Refused)?;
         // an actor that died before it answered has promised nothing: promises are guards, and this one was dropped
         answer.await.unwrap_or(Err(HoldError::Refused(Refusal::Away("its actor has crashed"))))
+    }
+
+    /// Whether `units` can be had, as far as that is final and known in memory: what could be had where it is less. None where
+    /// nobody is in, or where something else than "sold out" is to be said. Nobody is woken for it.
+    pub(crate) fn short_of(&self, sku_id: SkuId, units: i64, buying: Option<Buying>) -> Option<Result<(), i64>> {
+        let cell = self.0.find(sku_id)?;
+        cell.shared.committed()?;
+        match self.0.kind.refuses(&cell.shared, units, buying) {
+            None => Some(Ok(())),
+            Some(HoldError::SoldOut { available }) => Some(Err(available)),
+            Some(HoldError::NotOffered(_) | HoldError::Refused(_)) => None,
+        }
+    }
+
+    /// Has what sales have given of a SKU counted afresh, and waits for it.
+    pub(crate) async fn recount(&self, sku_id: SkuId) {
+        let (reply, done) = oneshot::channel();
+        if self.0.send(sku_id, Msg::Recount { reply }).await.is_ok() {
+            done.await.ok();
+        }
+    }
+
+    /// Wakes the SKU's actor, so that nobody has to wait for it.
+    pub(crate) async fn warm(&self, sku_id: SkuId) {
+        if self.0.find(sku_id).is_none() {
+            self.0.send(sku_id, Msg::Settled).await.ok(); // whoever wants units will hear why it cannot start
+        }
+    }
+
+    /// Units that a sale has sold of a SKU, as far as its actor knows; none while nobody is in.
+    pub(crate) fn sold_in(&self, sku_id: SkuId, sale_id: SaleId) -> Option<i64> {
+        Some(self.0.find(sku_id)?.shared.sold_in(sale_id))
     }
 
     /// The counters that the SKU's actor has in memory; none while nobody is in.
@@ -66,47 +115,89 @@ impl Skus {
         self.0.find(sku_id)?.shared.committed()
     }
 
-    /// The journal has committed these.
-    pub(crate) fn publish(&self, sku_id: SkuId, counters: Counters) {
+    /// The journal has committed these, and these shares of sales.
+    pub(crate) fn publish(&self, sku_id: SkuId, counters: Counters, moves: &[ShareMove]) {
         if let Some(cell) = self.0.find(sku_id) {
             cell.shared.learn(counters);
+            if !moves.is_empty() {
+                cell.shared.learn_shares(counters.version, moves);
+            }
         }
     }
 }
 
 /// How SKU actors are started: their counters are loaded, many in one question.
 pub(crate) struct Sku {
-    loader: mpsc::Sender<Wish>,
+    loader: mpsc::Sender<Load>,
+    pool: PgPool,
+    clock: Clock,
+    sales: Arc<Sales>,
     faults: Arc<Faults>,
 }
 
 type Loaded = Result<Option<Counters>, Refusal>;
 
-struct Wish {
+struct Load {
     sku_id: SkuId,
     reply: oneshot::Sender<Loaded>,
 }
 
 impl Sku {
-    pub(crate) fn new(pool: PgPool, faults: Arc<Faults>) -> Self {
-        let (loader, wishes) = mpsc::channel(1_024);
-        tokio::spawn(load_together(pool, wishes));
-        Self { loader, faults }
+    pub(crate) fn new(pool: PgPool, clock: Clock, sales: Arc<Sales>, faults: Arc<Faults>) -> Self {
+        let (loader, loads) = mpsc::channel(1_024);
+        tokio::spawn(load_together(pool.clone(), loads));
+        Self { loader, pool, clock, sales, faults }
+    }
+
+    /// Why the units cannot be had, where that is final.
+    fn refuses(&self, shelf: &Shelf, units: i64, buying: Option<Buying>) -> Option<HoldError> {
+        let no = wish(shelf, &self.sales, self.clock.now(), units, buying, |wish| shelf.refuses(wish))?;
+        match no {
+            NoHold::SoldOut { available } => Some(HoldError::SoldOut { available }),
+            NoHold::NotOffered(refusal) => Some(HoldError::NotOffered(refusal)),
+            NoHold::Unsettled => None,
+        }
     }
 }
 
-/// Answers wishes as they come, all that have gathered in one question.
-async fn load_together(pool: PgPool, mut wishes: mpsc::Receiver<Wish>) {
+/// Asks a shelf for units, with the sales that the SKU is in now.
+fn wish<R>(
+    shelf: &Shelf,
+    sales: &Sales,
+    at: DateTime<Utc>,
+    units: i64,
+    buying: Option<Buying>,
+    ask: impl FnOnce(&Wish<'_>) -> R,
+) -> R {
+    let sales = sales.of(shelf.sku_id());
+    let sales: &[Arc<Sale>] = sales.as_deref().unwrap_or_default();
+    ask(&Wish { units, buying, sales, at })
+}
+
+/// Counts what sales have given of a SKU, once more where its shelf has heard of something newer meanwhile.
+async fn count(pool: &PgPool, sales: &Sales, shelf: &Shelf) -> Result<(), sqlx::Error> {
+    let Some(sales) = sales.of(shelf.sku_id()) else { return Ok(()) };
+    let sale_ids: Vec<i64> = sales.iter().map(|sale| sale.id.0).collect();
+    loop {
+        let (as_of, counted) = load::sales::counted(pool, shelf.sku_id(), &sale_ids).await?;
+        if shelf.recount(as_of, counted) {
+            return Ok(());
+        }
+    }
+}
+
+/// Answers as they come, all that have gathered in one question.
+async fn load_together(pool: PgPool, mut loads: mpsc::Receiver<Load>) {
     let mut batch = Vec::new();
-    while wishes.recv_many(&mut batch, 1_000).await > 0 {
-        let sku_ids: Vec<i64> = batch.iter().map(|wish: &Wish| wish.sku_id.0).collect();
+    while loads.recv_many(&mut batch, 1_000).await > 0 {
+        let sku_ids: Vec<i64> = batch.iter().map(|load: &Load| load.sku_id.0).collect();
         let found = load::counters(&pool, &sku_ids).await;
-        for wish in batch.drain(..) {
+        for load in batch.drain(..) {
             let loaded = match &found {
-                Ok(found) => Ok(found.get(&wish.sku_id.0).copied()),
+                Ok(found) => Ok(found.get(&load.sku_id.0).copied()),
                 Err(error) => Err(error::refusal(error)),
             };
-            wish.reply.send(loaded).ok();
+            load.reply.send(loaded).ok();
         }
     }
 }
@@ -128,17 +219,24 @@ impl Kind for Sku {
     async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
         let (reply, answer) = oneshot::channel();
         let away = Refusal::Away("the engine is stopping");
-        self.loader.send(Wish { sku_id: cell.key, reply }).await.map_err(|_| away.clone())?;
+        self.loader.send(Load { sku_id: cell.key, reply }).await.map_err(|_| away.clone())?;
         let counters = answer.await.map_err(|_| away)??.ok_or(Refusal::NotFound("SKU"))?;
         cell.shared.learn(counters);
-        let keeper =
-            Keeper { cell: Arc::downgrade(cell), shelf: Arc::clone(&cell.shared), faults: Arc::clone(&self.faults) };
+        count(&self.pool, &self.sales, &cell.shared).await.map_err(|error| error::refusal(&error))?;
+        let keeper = Keeper {
+            cell: Arc::downgrade(cell),
+            shelf: Arc::clone(&cell.shared),
+            pool: self.pool.clone(),
+            clock: self.clock.clone(),
+            sales: Arc::clone(&self.sales),
+            faults: Arc::clone(&self.faults),
+        };
         let spawned = Actor::spawn_linked(None, keeper, (), supervisor).await;
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
     fn may_rest(&self, shelf: &Arc<Shelf>) -> bool {
-        shelf.unsettled() == 0
+        shelf.unsettled() == 0 && !self.sales.keep_awake(shelf.sku_id(), self.clock.now())
     }
 
     fn detail(&self, shelf: &Arc<Shelf>) -> Option<serde_json::Value> {
@@ -151,12 +249,16 @@ impl Kind for Sku {
 
 struct Waiter {
     units: i64,
+    buying: Option<Buying>,
     reply: oneshot::Sender<Result<Hold, HoldError>>,
 }
 
 struct Keeper {
     cell: Weak<Cell<Sku>>,
     shelf: Arc<Shelf>,
+    pool: PgPool,
+    clock: Clock,
+    sales: Arc<Sales>,
     faults: Arc<Faults>,
 }
 
@@ -177,8 +279,13 @@ impl Actor for Keeper {
     ) -> Result<(), ActorProcessingErr> {
         let (msg, _ticket) = envelope.open();
         match msg {
-            Msg::Hold { units, reply } => self.hold(Waiter { units, reply }, waiting),
+            Msg::Hold { units, buying, reply } => self.hold(Waiter { units, buying, reply }, waiting),
             Msg::Settled => self.serve(waiting),
+            Msg::Recount { reply } => {
+                // the one time that it waits for Postgres: what it would promise meanwhile would be refused
+                count(&self.pool, &self.sales, &self.shelf).await?;
+                reply.send(()).ok();
+            }
         }
         if !waiting.is_empty() {
             self.listen(&myself);
@@ -193,13 +300,14 @@ impl Keeper {
     /// Promises at once, refuses at once, or queues: nobody overtakes those who wait.
     fn hold(&self, waiter: Waiter, waiting: &mut VecDeque<Waiter>) {
         self.faults.hit_for("sku.hold", || self.shelf.sku_id().to_string());
-        let sold_out =
-            self.shelf.committed().map(|counters| counters.available()).filter(|available| *available < waiter.units);
-        match sold_out {
+        match self.refuses(&waiter) {
             _ if waiter.reply.is_closed() => {}
-            Some(available) => answer(waiter, Err(HoldError::SoldOut { available })),
-            None if waiting.len() >= WAITERS => answer(waiter, Err(HoldError::Refused(Refusal::Busy))),
-            None => {
+            Some(NoHold::SoldOut { available }) => answer(waiter, Err(HoldError::SoldOut { available })),
+            Some(NoHold::NotOffered(refusal)) => answer(waiter, Err(HoldError::NotOffered(refusal))),
+            None | Some(NoHold::Unsettled) if waiting.len() >= WAITERS => {
+                answer(waiter, Err(HoldError::Refused(Refusal::Busy)));
+            }
+            None | Some(NoHold::Unsettled) => {
                 waiting.push_back(waiter);
                 if waiting.len() == 1 {
                     self.serve(waiting);
@@ -208,16 +316,25 @@ impl Keeper {
         }
     }
 
+    fn refuses(&self, waiter: &Waiter) -> Option<NoHold> {
+        self.wish(waiter, |wish| self.shelf.refuses(wish))
+    }
+
+    fn wish<R>(&self, waiter: &Waiter, ask: impl FnOnce(&Wish<'_>) -> R) -> R {
+        wish(&self.shelf, &self.sales, self.clock.now(), waiter.units, waiter.buying, ask)
+    }
+
     /// Serves the queue from its head, as far as it goes.
     fn serve(&self, waiting: &mut VecDeque<Waiter>) {
         while let Some(waiter) = waiting.pop_front() {
             if waiter.reply.is_closed() {
                 continue;
             }
-            match self.shelf.promise(waiter.units) {
+            match self.wish(&waiter, |wish| self.shelf.promise(wish)) {
                 Ok(hold) => answer(waiter, Ok(hold)),
-                Err(Short::SoldOut { available }) => answer(waiter, Err(HoldError::SoldOut { available })),
-                Err(Short::Unsettled) => return waiting.push_front(waiter),
+                Err(NoHold::SoldOut { available }) => answer(waiter, Err(HoldError::SoldOut { available })),
+                Err(NoHold::NotOffered(refusal)) => answer(waiter, Err(HoldError::NotOffered(refusal))),
+                Err(NoHold::Unsettled) => return waiting.push_front(waiter),
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use souk_actors::journal::Condition;
 use tokio::{net::TcpListener, sync::watch};
@@ -44,6 +45,10 @@ pub(super) async fn run(mut config: Config, file: Option<PathBuf>) -> Result<Exi
     if config.mode == Mode::Production && fault.is_some() {
         return Err("SOUK_FAULT is not for production".into());
     }
+    let files = allow_open_files();
+    if files < config.http.listeners as u64 {
+        tracing::warn!(files, listeners = config.http.listeners, "fewer files may be open than may listen: ulimit -n");
+    }
     // bound first: a port that is taken is found out before anything is started
     let listener = TcpListener::bind(config.http.listen)
         .await
@@ -61,6 +66,15 @@ pub(super) async fn run(mut config: Config, file: Option<PathBuf>) -> Result<Exi
         postgres.await??;
     }
     served.map(ExitCode::from)
+}
+
+/// Every connection is an open file: as many as the system allows. How many that are.
+fn allow_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
 }
 
 /// Watches the embedded Postgres until the shop has ended, and then stops it or leaves it to the successor.

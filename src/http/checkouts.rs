@@ -13,6 +13,7 @@ use souk_actors::domain::{Address, ChosenShipping, Currency, Email, Money, Order
 use super::{
     State,
     extract::{Body, fingerprint, idempotency_key},
+    room,
 };
 use crate::{
     problem::{Answer, Problem},
@@ -141,11 +142,19 @@ pub(crate) struct LineAnswer {
 /// of one `email` are apart from those of another.
 #[utoipa::path(
     post, path = "/v1/checkouts", tag = "checkout", request_body = CheckoutRequest,
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 characters of the client's choice")),
+    params(
+        ("Idempotency-Key" = String, Header, description = "1 to 255 characters of the client's choice"),
+        ("Souk-Ticket" = Option<String>, Header, description = "For a sale with a waiting room: the ticket, admitted"),
+        ("Souk-Session" = Option<String>, Header, description = "The session that the ticket is bound to")
+    ),
     responses(
         (status = 201, body = CheckoutAnswer, description = "Placed; with Idempotent-Replayed: true if it was before"),
         (status = 400, body = Problem, description = "`idempotency_key_missing`, `malformed_json`"),
+        (status = 403, body = Problem, description = "`ticket_required`: the sale has a waiting room; `ticket_invalid`: not \
+            one of this sale and this session"),
         (status = 409, body = Problem, description = "`out_of_stock` with each short line; `quote_changed` with the new quote; \
+            `sale_not_started` with `starts_at`; `limit_reached` with `limit` and `used`; `not_admitted`, `ticket_used`, \
+            `ticket_expired`; \
             `shipping_option_expired` and `shipping_option_mismatch`: ask for shipping quotes again"),
         (status = 422, body = Problem, description = "`invalid`, `idempotency_key_reused`"),
         (status = 503, body = Problem, description = "`busy`, `unavailable`, `outcome_unknown`: ask again with the same key")
@@ -160,7 +169,7 @@ pub(crate) async fn place(
         Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_missing", "Idempotency-Key missing")
             .detail("Send an Idempotency-Key header, so that a retry cannot order twice.")
     })?;
-    let wish = read(key, &request)?;
+    let wish = Wish { ticket: room::shown(&shop, &headers)?, ..read(key, &request)? };
     let wanted = wish.payment.clone();
     // the quote and the saga together; what was begun goes on without us
     let placed = tokio::time::timeout(shop.limits.timeout, checkout::place(&shop, wish));
@@ -189,6 +198,7 @@ fn read(key: String, request: &CheckoutRequest) -> Answer<Wish> {
         shipping_option: request.shipping_option.clone(),
         expected_total: request.expected_total,
         payment: request.payment.clone(),
+        ticket: None,
     })
 }
 

@@ -12,9 +12,13 @@ mod pages;
 mod products;
 mod refunds;
 mod returns;
+mod room;
+mod sales;
 mod serve;
 mod shipments;
 mod shipping;
+mod sse;
+mod stock;
 mod subscriptions;
 mod webhooks;
 
@@ -56,9 +60,15 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(products::list))
         .routes(routes!(products::by_slug))
         .routes(routes!(products::sku))
+        .routes(routes!(stock::show))
+        .routes(routes!(stock::stream))
+        .routes(routes!(sales::list))
+        .routes(routes!(sales::show))
         .routes(routes!(shipping::quotes))
         .routes(routes!(shipping::addresses))
         .routes(routes!(checkouts::place))
+        .routes(routes!(room::join, room::show))
+        .routes(routes!(room::stream))
         .routes(routes!(orders::show))
         .routes(routes!(orders::events))
         .routes(routes!(orders::pay))
@@ -76,6 +86,9 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(imports::upload, imports::list))
         .routes(routes!(imports::show))
         .routes(routes!(imports::errors))
+        .routes(routes!(sales::create, sales::list_all))
+        .routes(routes!(sales::show_to_staff, sales::update))
+        .routes(routes!(sales::cancel))
         .routes(routes!(admin::orders))
         .routes(routes!(commands::hold))
         .routes(routes!(commands::release))

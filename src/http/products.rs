@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     problem::{Answer, Problem},
-    shop::products::{self, PriceTag, Product, Which},
+    shop::products::{self, PriceTag, Product, SaleTag, Which},
 };
 
 /// A page of a list.
@@ -46,6 +46,9 @@ pub(crate) struct SkuAnswer {
     prices: Vec<PriceTag>,
     /// Units that can be sold now, as committed.
     available: i64,
+    /// The sale that it is in, or the next one that it will be in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sale: Option<SaleTag>,
 }
 
 /// How many of a list: what was asked for, within bounds.
@@ -106,5 +109,6 @@ pub(crate) async fn sku(axum::extract::State(shop): State, Id(sku_id): Id<SkuId>
         price: sku.price,
         prices: sku.prices,
         available: sku.available,
+        sale: sku.sale,
     }))
 }

@@ -13,17 +13,24 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-/// Connections at once; the next ones wait to be taken up.
+/// Connections at once, beside those of listeners; the next ones wait to be taken up.
 const CONNECTIONS: usize = 10_000;
 
-/// Serves until it is told to stop, and then until what was asked is answered. A client that takes longer than `idle` to
-/// send a request's headers, or to use its connection again, is hung up on.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, idle: Duration, mut stopped: watch::Receiver<bool>) {
+/// Serves until it is told to stop, and then until what was asked is answered. So many `listeners` may stay on the line
+/// without being in the way of buyers. A client that takes longer than `idle` to send a request's headers, or to use its
+/// connection again, is hung up on.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    listeners: usize,
+    idle: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
     // HTTP/1 and nothing else: a builder that still guesses the version waits without a timer for the first bytes
     let mut connections = auto::Builder::new(TokioExecutor::new()).http1_only();
     connections.http1().timer(TokioTimer::new()).header_read_timeout(idle);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS + listeners));
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;

@@ -1,8 +1,8 @@
 //! A checkout as the shop sees it: read, quoted, handed to the engine, and answered the same however often it is asked.
 
 use souk_actors::{
-    CheckedOut, Checkout,
-    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, SkuId},
+    CheckedOut, Checkout, Retry,
+    domain::{Address, Currency, Email, Invalid, Money, OrderId, Quantity, Refusal, SkuId, Ticket},
 };
 
 use super::{Shop, quote::Quote, shipping};
@@ -31,6 +31,8 @@ pub struct Wish {
     pub expected_total: Option<Money>,
     /// The provider to announce the payment to at once.
     pub payment: Option<String>,
+    /// The ticket for a sale with a waiting room.
+    pub ticket: Option<Ticket>,
 }
 
 /// What became of a wish.
@@ -47,32 +49,50 @@ pub enum Outcome {
 /// Every refusal of the quote and the engine. Before any of them is told, the key is looked up: a retry hears of the order
 /// that it has placed, not that prices have changed or that the last unit is gone.
 pub async fn place(shop: &Shop, wish: Wish) -> Result<Outcome, Problem> {
-    let quoted = match quote(shop, &wish).await {
-        Ok(quote) => quote,
-        Err(problem) => {
-            let before = shop.engine.placed_before(&wish.principal, &wish.key, &wish.fingerprint).await?;
-            return before.map(Outcome::Replayed).ok_or(problem);
+    let mut quotes = 0;
+    loop {
+        let quoted = match quote(shop, &wish).await {
+            Ok(quote) => quote,
+            Err(problem) => {
+                let Wish { principal, key, fingerprint, email, .. } = wish;
+                let retry = Retry { principal, key, fingerprint, email: email.as_str().to_owned() };
+                return shop.engine.placed_before(&retry).await?.map(Outcome::Replayed).ok_or(problem);
+            }
+        };
+        quotes += 1;
+        return match shop.engine.checkout(wish.at(&quoted)).await {
+            Ok(CheckedOut::New(placed)) => Ok(Outcome::New(placed, quoted)),
+            Ok(CheckedOut::Replayed(order_id)) => Ok(Outcome::Replayed(order_id)),
+            // a sale began or ended since: quoted again, and a client that expects another total hears of the new one
+            Err(Refusal::OfferChanged { .. }) if quotes < QUOTES => continue,
+            Err(refusal) => Err(refusal.into()),
+        };
+    }
+}
+
+/// How often a wish is quoted while sales begin and end under it.
+const QUOTES: u32 = 3;
+
+impl Wish {
+    /// The checkout of this wish at a quote.
+    fn at(&self, quoted: &Quote) -> Checkout {
+        Checkout {
+            principal: self.principal.clone(),
+            key: self.key.clone(),
+            fingerprint: self.fingerprint,
+            lines: quoted.lines.clone(),
+            shipping: quoted.shipping.clone(),
+            total: quoted.total,
+            email: self.email.clone(),
+            ship_to: self.ship_to.clone(),
+            payment: self.payment.clone(),
+            ticket: self.ticket,
         }
-    };
-    let checkout = Checkout {
-        principal: wish.principal,
-        key: wish.key,
-        fingerprint: wish.fingerprint,
-        lines: quoted.lines.clone(),
-        shipping: quoted.shipping.clone(),
-        total: quoted.total,
-        email: wish.email,
-        ship_to: wish.ship_to,
-        payment: wish.payment,
-    };
-    match shop.engine.checkout(checkout).await? {
-        CheckedOut::New(placed) => Ok(Outcome::New(placed, quoted)),
-        CheckedOut::Replayed(order_id) => Ok(Outcome::Replayed(order_id)),
     }
 }
 
 async fn quote(shop: &Shop, wish: &Wish) -> Result<Quote, Problem> {
-    let goods = shop.prices.quote(&wish.lines, wish.currency).await?;
+    let goods = shop.prices.quote(&shop.engine, &wish.lines, wish.currency).await?;
     let quote = match shipping::chosen(shop, wish.shipping_option.as_deref(), &goods, &wish.ship_to)? {
         Some(shipping) => goods.sent_by(shipping)?,
         None => goods,

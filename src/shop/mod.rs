@@ -3,8 +3,10 @@
 pub mod checkout;
 pub mod demo;
 pub mod imports;
+pub mod live;
 pub mod products;
 pub mod quote;
+pub mod room;
 pub mod shipping;
 
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub struct Shop {
     pub paypal: Arc<PayPal>,
     /// What sending costs, and who is asked.
     pub shipping: shipping::Shipping,
+    /// Who listens to what is left.
+    pub live: live::Live,
     /// Calls merchants, and knows which addresses may be called.
     pub merchants: Arc<Merchants>,
     /// Rules of the HTTP room.

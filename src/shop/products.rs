@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use souk_actors::{
     Engine,
-    domain::{Currency, Invalid, Money, ProductId, Refusal, SkuId, change::Opening, clean},
+    domain::{Currency, Invalid, Money, ProductId, Refusal, SaleId, SalePhase, SkuId, change::Opening, clean},
 };
 use sqlx::{PgPool, Row, postgres::PgRow};
 
@@ -43,9 +43,56 @@ pub struct Sku {
     pub price: Option<PriceTag>,
     /// Units that can be sold now.
     pub available: i64,
+    /// The sale that it is in, or the next one that it will be in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sale: Option<SaleTag>,
     /// How large one is, as far as that is known.
     #[serde(flatten)]
     pub size: Size,
+}
+
+/// What a sale, coming or running, makes of a SKU.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct SaleTag {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub sale_id: SaleId,
+    /// What it is called.
+    pub name: String,
+    /// `coming` or `running`.
+    #[schema(value_type = String)]
+    pub status: SalePhase,
+    /// When it begins.
+    pub starts_at: DateTime<Utc>,
+    /// When it ends; this moment is no longer in it.
+    pub ends_at: DateTime<Utc>,
+    /// What one costs in it.
+    pub prices: Vec<PriceTag>,
+    /// Units that one customer can have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_per_customer: Option<i64>,
+    /// Until it ends the SKU is sold in it alone.
+    pub exclusive: bool,
+    /// Whether buyers queue for it.
+    pub waiting_room: bool,
+}
+
+impl SaleTag {
+    fn of(engine: &Engine, sku_id: SkuId) -> Option<Self> {
+        let sale = engine.sale_of(sku_id)?;
+        let item = sale.item(sku_id)?;
+        Some(Self {
+            sale_id: sale.id,
+            name: sale.name.clone(),
+            status: sale.phase(engine.clock().now()),
+            starts_at: sale.starts_at,
+            ends_at: sale.ends_at,
+            prices: item.prices.iter().map(|price| PriceTag::from(*price)).collect(),
+            limit_per_customer: sale.per_customer,
+            exclusive: item.exclusive,
+            waiting_room: sale.waiting_room,
+        })
+    }
 }
 
 /// How large a unit is as it is packed: what quotes for shipping are made of. What is not known is assumed by the settings.
@@ -161,6 +208,7 @@ pub async fn create(pool: &PgPool, engine: &Engine, new: NewProduct, at: DateTim
         prices: vec![sku.price.into()],
         price: Some(sku.price.into()),
         available: sku.on_hand,
+        sale: None,
         size: sku.size,
     });
     Ok(Product { product_id, slug, name: new.name, description: new.description, skus: skus.collect() })
@@ -447,7 +495,7 @@ fn assemble(rows: &[PgRow]) -> Result<Vec<Product>, sqlx::Error> {
         let prices: Vec<PriceTag> = currencies.iter().zip(minors).filter_map(tag).collect();
         let price = prices.first().cloned();
         let (sku_id, code) = (row.try_get("sku_id")?, row.try_get("code")?);
-        let sku = Sku { sku_id, code, prices, price, available: 0, size: size(row)? };
+        let sku = Sku { sku_id, code, prices, price, available: 0, sale: None, size: size(row)? };
         if let Some(product) = products.last_mut() {
             product.skus.push(sku);
         }
@@ -481,6 +529,7 @@ async fn fill_available(engine: &Engine, products: &mut [Product]) -> Result<(),
     let available = engine.available(&sku_ids).await?;
     for sku in products.iter_mut().flat_map(|product| product.skus.iter_mut()) {
         sku.available = available.get(&sku.sku_id).copied().unwrap_or(0);
+        sku.sale = SaleTag::of(engine, sku.sku_id);
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::{
 
 use moka::future::Cache;
 use souk_actors::{
-    PricedLine,
-    domain::{ChosenShipping, Currency, Invalid, Money, Quantity, SkuId},
+    Engine, PricedLine, Selling,
+    domain::{ChosenShipping, Currency, Invalid, Money, Quantity, Refusal, SaleId, SkuId},
 };
 use sqlx::PgPool;
 
@@ -63,21 +63,33 @@ impl Prices {
         self.cache.invalidate_all();
     }
 
-    /// Quotes lines: the same SKU twice becomes one line.
+    /// Quotes lines, by their sales where they are in one: the same SKU twice becomes one line.
     ///
     /// # Errors
-    /// 422 for too many lines, an unknown SKU, or one without a price in this currency.
-    pub async fn quote(&self, lines: &[(SkuId, Quantity)], currency: Currency) -> Result<Quote, Problem> {
-        let merged = merge(lines)?;
-        let prices = self.of(&merged, currency).await?;
-        let mut total = Money::new(0, currency);
-        let mut priced = Vec::with_capacity(merged.len());
-        for ((sku_id, quantity), unit_price) in merged.into_iter().zip(prices) {
-            let too_much = |_| Invalid::new("lines", "cost more than can be charged");
-            let line = unit_price.times(quantity).map_err(too_much)?;
-            total = total.plus(line).map_err(too_much)?;
-            priced.push(PricedLine { sku_id, quantity, unit_price });
+    /// 409 for a SKU that is sold in a sale which has not begun; 422 for too many lines, an unknown SKU, or one without a
+    /// price in this currency.
+    pub async fn quote(
+        &self,
+        engine: &Engine,
+        lines: &[(SkuId, Quantity)],
+        currency: Currency,
+    ) -> Result<Quote, Problem> {
+        let mut priced = Vec::with_capacity(lines.len());
+        let mut usual = Vec::with_capacity(lines.len());
+        for (sku_id, quantity) in merge(lines)? {
+            let in_sale = sale_price(engine, sku_id, currency)?;
+            let (sale_id, unit_price) = in_sale.unzip();
+            if in_sale.is_none() {
+                usual.push((sku_id, quantity));
+            }
+            let unit_price = unit_price.unwrap_or(Money::new(0, currency));
+            priced.push(PricedLine { sku_id, quantity, unit_price, sale_id });
         }
+        let prices = self.of(&usual, currency).await?;
+        for (line, price) in priced.iter_mut().filter(|line| line.sale_id.is_none()).zip(prices) {
+            line.unit_price = price;
+        }
+        let total = total(&priced, currency)?;
         Ok(Quote { lines: priced, shipping: None, total })
     }
 
@@ -113,6 +125,28 @@ impl Prices {
         }
         Ok(loaded)
     }
+}
+
+/// The running sale that a SKU is sold in, and its price there; none where it is sold at its usual price.
+fn sale_price(engine: &Engine, sku_id: SkuId, currency: Currency) -> Result<Option<(SaleId, Money)>, Problem> {
+    match engine.selling(sku_id) {
+        Selling::Usual => Ok(None),
+        Selling::InSale(sale) => {
+            let price = sale.item(sku_id).and_then(|item| item.price(currency));
+            let not_sold = || Invalid::new("lines", format!("{sku_id} is not sold in {currency} while its sale runs"));
+            Ok(Some((sale.id, price.ok_or_else(not_sold)?)))
+        }
+        Selling::NotBefore(sale) => {
+            let (sale_id, starts_at) = (sale.id, sale.starts_at);
+            Err(Refusal::SaleNotStarted { sku_id, sale_id, starts_at }.into())
+        }
+    }
+}
+
+fn total(lines: &[PricedLine], currency: Currency) -> Result<Money, Invalid> {
+    let too_much = |_| Invalid::new("lines", "cost more than can be charged");
+    let add = |total: Money, line: &PricedLine| total.plus(line.unit_price.times(line.quantity)?);
+    lines.iter().try_fold(Money::new(0, currency), add).map_err(too_much)
 }
 
 fn merge(lines: &[(SkuId, Quantity)]) -> Result<Vec<(SkuId, i64)>, Invalid> {

@@ -161,7 +161,7 @@ pub async fn quote(
     currency: Currency,
     to: &Address,
 ) -> Result<Quoted, Problem> {
-    let goods = shop.prices.quote(lines, currency).await?;
+    let goods = shop.prices.quote(&shop.engine, lines, currency).await?;
     let shipping = &shop.shipping;
     let mut offers = shipping.flat(&goods, to);
     if shipping.carrier.is_some() {
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn lines_are_the_same_in_any_order() {
         let unit_price = Money::new(1, "USD".parse().expect("known"));
-        let line = |sku_id, quantity| PricedLine { sku_id: SkuId(sku_id), quantity, unit_price };
+        let line = |sku_id, quantity| PricedLine { sku_id: SkuId(sku_id), quantity, unit_price, sale_id: None };
         assert_eq!(print_lines(&[line(1, 2), line(3, 4)]), print_lines(&[line(3, 4), line(1, 2)]));
         assert_ne!(print_lines(&[line(1, 2), line(3, 4)]), print_lines(&[line(1, 4), line(3, 2)]));
         assert_ne!(print_lines(&[line(1, 2)]), print_lines(&[line(1, 3)]));

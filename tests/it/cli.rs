@@ -135,6 +135,7 @@ async fn migrating_twice_and_auditing() {
     for (harm, check) in [
         ("update stock set on_hand = on_hand + 1 where sku_id = (select max(sku_id) from stock)", "stock-is-ledger"),
         ("update reservation set state = 'released'", "stock-is-reservations"),
+        ("update stock set unpaid = 1 where reserved > 0", "unpaid-is-held"),
         ("update customer_order set total_minor = total_minor + 1", "total-is-lines"),
         ("update payment_fact set amount_minor = 1 where kind = 'capture'", "confirmed-is-paid"),
         ("delete from idempotency", "order-has-key"),

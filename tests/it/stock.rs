@@ -327,6 +327,8 @@ async fn postgres_alone_refuses_impossible_stock() {
         ("reserved = -1", "stock_reserved_not_negative"),
         ("reserved = 6", "stock_reserved_within_on_hand"),
         ("on_hand = 1", "stock_reserved_within_on_hand"),
+        ("unpaid = 3", "stock_unpaid_within_reserved"),
+        ("unpaid = -1", "stock_unpaid_within_reserved"),
     ] {
         let sql = format!("update stock set {set} where sku_id = {}", sku_id.0);
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap_err();

@@ -20,7 +20,7 @@ const SEEN: &[(&str, &[&str])] = &[
     ("held_back", &[]),
     ("released", &[]),
     ("cancelling", &[]),
-    ("cancelled", &[]),
+    ("cancelled", &["reason"]),
     ("lines_cancelled", &["lines"]),
     ("completed", &[]),
     // its money

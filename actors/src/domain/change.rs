@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    About, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState, OrderId,
-    OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Shipment, ShipmentId,
-    SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units, words,
+    About, Call, Channel, Created, EventSeq, Fact, ImportId, Intent, LineProblem, Money, NoticeId, NoticeState,
+    OrderId, OrderStatus, PartState, PaymentId, PaymentState, RefundId, RefundKind, RefundState, Return, Sale, SaleId,
+    SaleShare, Shipment, ShipmentId, SkuId, Subscription, SubscriptionId, TaskId, TaskKind, TaskState, Tracking, Units,
+    words,
 };
 
 words! {
@@ -69,6 +70,12 @@ pub struct Changes {
     pub subscriptions: Vec<Subscription>,
     /// Subscriptions that end, with everything that was on its way to them.
     pub unsubscribed: Vec<SubscriptionId>,
+    /// A sale, inserted or brought up to date.
+    pub sale: Option<SaleRow>,
+    /// Waiting rooms, inserted or brought up to date.
+    pub rooms: Vec<RoomMove>,
+    /// The ticket that the entry's order uses up.
+    pub ticket: Option<TicketUse>,
     /// Corrections of stock.
     pub adjustments: Vec<Adjustment>,
     /// SKUs whose stock begins.
@@ -80,9 +87,10 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// What must be on hand for this to be written at all.
-    pub fn conditions(&self) -> impl Iterator<Item = OnHand> {
-        self.adjustments.iter().filter_map(|row| row.only_if)
+    /// Whatever must be true for this to be written at all, by the ids that it is known by where it is not.
+    pub fn conditions(&self) -> impl Iterator<Item = i64> {
+        let on_hand = self.adjustments.iter().filter_map(|row| row.only_if.map(|condition| condition.id));
+        on_hand.chain(self.sale.as_ref().map(|row| row.condition_id))
     }
 }
 
@@ -131,6 +139,10 @@ pub struct PartMove {
     pub to: PartState,
     /// What the ledger says of it.
     pub cause: Cause,
+    /// How many units it is.
+    pub units: i64,
+    /// The sale that it was bought in.
+    pub share: Option<SaleShare>,
 }
 
 /// One line of an order's timeline.
@@ -289,6 +301,41 @@ pub struct AttemptRow {
     pub status: Option<u16>,
     /// The beginning of the answer.
     pub said: String,
+}
+
+/// A sale after the entry.
+#[derive(Debug, Clone)]
+pub struct SaleRow {
+    /// As it is then. Its version is one more than the one it was decided on; 1 where it is new.
+    pub sale: Sale,
+    /// What it is known by where it had moved on, or has sold more than it is to have: an id that nothing else has.
+    pub condition_id: i64,
+}
+
+/// A waiting room's row after the entry, and whom it calls.
+#[derive(Debug, Clone)]
+pub struct RoomMove {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Numbers below this are leased.
+    pub given: i64,
+    /// What the places were drawn by, and for how many.
+    pub drawn: Option<(i64, i64)>,
+    /// Places below this are called.
+    pub called: i64,
+    /// Those that are called by this entry.
+    pub call: Option<Call>,
+}
+
+/// A place in a waiting room whose turn has ended with an order.
+#[derive(Debug, Clone)]
+pub struct TicketUse {
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Which place.
+    pub place: i64,
+    /// Which order.
+    pub order_id: OrderId,
 }
 
 /// A correction of stock on hand.

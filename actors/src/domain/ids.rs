@@ -144,6 +144,8 @@ id!(/// A product of the catalogue; its SKUs are what is sold.
     ProductId, "product", "product");
 id!(/// One file of stock corrections.
     ImportId, "import", "import");
+id!(/// A sale: some SKUs, for a while, at a price of their own.
+    SaleId, "sale", "sale");
 
 /// The running number of an event in its order's timeline, from 1 (the placement); also the order's version.
 pub type EventSeq = i32;

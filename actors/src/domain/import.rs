@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn lines_are_tried_one_after_the_other() {
-        let stock = HashMap::from([(SkuId(1), Counters { on_hand: 5, reserved: 2, version: 1 })]);
+        let stock = HashMap::from([(SkuId(1), Counters { on_hand: 5, reserved: 2, unpaid: 0, version: 1 })]);
         let lines = [
             line(2, 1, Correction::By(-4)), // three are free
             line(3, 1, Correction::By(4)),

@@ -13,6 +13,8 @@ mod parcel;
 mod payment;
 mod refusal;
 mod returns;
+mod room;
+mod sale;
 mod shipment;
 mod stock;
 mod text;
@@ -24,8 +26,8 @@ pub use command::{Command, Commanded, Inspected, Packing, RefundWish, ReturnStep
 pub use draft::{Draft, Funds};
 pub use fact::{Created, Fact, FactKind, FactStatus, Locator, ProviderError};
 pub use ids::{
-    EventSeq, IdError, ImportId, NoticeId, OrderId, PaymentId, ProductId, RefundId, ReturnId, ShipmentId, SkuId,
-    SubscriptionId, TaskId,
+    EventSeq, IdError, ImportId, NoticeId, OrderId, PaymentId, ProductId, RefundId, ReturnId, SaleId, ShipmentId,
+    SkuId, SubscriptionId, TaskId,
 };
 pub use import::{
     BadLine, Correction, ImportLine, ImportMode, ImportState, ImportView, LineProblem, MOST_UNITS, rehearse,
@@ -44,6 +46,8 @@ pub use payment::{
 };
 pub use refusal::{RefundLimit, Refusal, ShortLine};
 pub use returns::{Return, ReturnLine, ReturnState};
+pub use room::{Call, Draw, LineState, Room, RoomRules, Sessions, Ticket, TicketFault};
+pub use sale::{Customer, NewSale, NoShare, Offer, Sale, SaleChange, SaleItem, SalePhase, SaleShare, Tally};
 pub use shipment::{Shipment, ShipmentEvent, ShipmentLine, ShipmentState};
 pub use stock::{Book, Counters, Short};
 pub use text::{Address, Email, Invalid, Quantity, clean, printable};

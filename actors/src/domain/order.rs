@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{
     Address, Capture, Email, Intent, Money, OrderId, Payment, PaymentId, PaymentState, Refund, RefundId, RefundKind,
-    RefundState, Return, Service, Shipment, ShipmentId, ShipmentState, SkuId, Standing, TaskId, TaskKind, words,
+    RefundState, Return, SaleShare, Service, Shipment, ShipmentId, ShipmentState, SkuId, Standing, TaskId, TaskKind,
+    words,
 };
 
 words! {
@@ -57,6 +58,17 @@ impl PartState {
         match self {
             Self::Held | Self::Committed => true,
             Self::Released | Self::Expired | Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => {
+                false
+            }
+        }
+    }
+
+    /// Whether its units were given back before they left.
+    #[must_use]
+    pub fn is_given_back(self) -> bool {
+        match self {
+            Self::Released | Self::Expired => true,
+            Self::Held | Self::Committed | Self::Shipped | Self::Restocked | Self::Quarantined | Self::Scrapped => {
                 false
             }
         }
@@ -160,6 +172,8 @@ pub struct Part {
     pub state: PartState,
     /// The part that was reserved, where this one was split off it.
     pub split_of: Option<i32>,
+    /// The sale that it was bought in.
+    pub share: Option<SaleShare>,
 }
 
 /// What a provider call is about.
@@ -323,6 +337,12 @@ impl Order {
             let quantity = first.quantity + split_off.get(&first.part).copied().unwrap_or(0);
             Part { quantity, ..first.clone() }
         })
+    }
+
+    /// Whether any of it was bought in a sale.
+    #[must_use]
+    pub fn is_of_a_sale(&self) -> bool {
+        self.parts.iter().any(|part| part.share.is_some())
     }
 
     /// Where a line stands: while any of it is reserved that, else its newest part.

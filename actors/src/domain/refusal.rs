@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Invalid, OrderStatus, SkuId, words};
+use super::{Invalid, OrderStatus, SaleId, SalePhase, SkuId, TicketFault, words};
 
 words! {
     /// What bounds a refund.
@@ -72,6 +73,61 @@ pub enum Refusal {
         /// What could go back: minor units of money, or units of a line.
         left: i64,
     },
+    /// The SKU is sold in a sale that has not begun.
+    #[error("{sku_id} is not sold before {starts_at}")]
+    SaleNotStarted {
+        /// Which SKU.
+        sku_id: SkuId,
+        /// In which sale it will be.
+        sale_id: SaleId,
+        /// When that begins.
+        starts_at: DateTime<Utc>,
+    },
+    /// The customer has all that a sale gives one customer.
+    #[error("one customer can have {limit} of {sku_id} in this sale, and this one has {used}")]
+    LimitReached {
+        /// Of which SKU.
+        sku_id: SkuId,
+        /// In which sale.
+        sale_id: SaleId,
+        /// How many one customer can have.
+        limit: i64,
+        /// How many this one has, paid or not.
+        used: i64,
+    },
+    /// The SKU is no longer sold as it was quoted: a sale has begun or ended.
+    #[error("{sku_id} is sold at another price now")]
+    OfferChanged {
+        /// Which SKU.
+        sku_id: SkuId,
+    },
+    /// Another sale has the SKU in a part of the time.
+    #[error("{sku_id} is in another sale at that time")]
+    SaleOverlaps {
+        /// Which SKU.
+        sku_id: SkuId,
+        /// Which sale.
+        sale_id: SaleId,
+    },
+    /// The sale has sold more than it is to have.
+    #[error("{sold} units of {sku_id} are sold in it")]
+    BelowSold {
+        /// Of which SKU.
+        sku_id: SkuId,
+        /// How many, paid or not.
+        sold: i64,
+    },
+    /// The sale has a waiting room, and the ticket does not let its holder buy.
+    #[error("the ticket does not let its holder buy: {0}")]
+    Ticket(TicketFault),
+    /// Where the sale stands does not allow it.
+    #[error("the sale is {phase}: {why}")]
+    SaleState {
+        /// Where it stands.
+        phase: SalePhase,
+        /// For a person.
+        why: &'static str,
+    },
     /// Too much is waiting already; nothing was begun.
     #[error("too much is waiting already")]
     Busy,
@@ -104,7 +160,20 @@ impl Refusal {
             | Self::BelowReserved { .. }
             | Self::StockChanged { .. }
             | Self::RefundExceeds { .. }
+            | Self::SaleNotStarted { .. }
+            | Self::LimitReached { .. }
+            | Self::OfferChanged { .. }
+            | Self::SaleOverlaps { .. }
+            | Self::BelowSold { .. }
+            | Self::SaleState { .. }
+            | Self::Ticket(_)
             | Self::Fault => None,
         }
+    }
+}
+
+impl From<TicketFault> for Refusal {
+    fn from(fault: TicketFault) -> Self {
+        Self::Ticket(fault)
     }
 }

@@ -9,6 +9,8 @@ pub struct Counters {
     pub on_hand: i64,
     /// Units of those that belong to open orders.
     pub reserved: i64,
+    /// Units of those whose orders are not paid: they may come back.
+    pub unpaid: i64,
     /// Number of the change that made it so.
     pub version: i64,
 }
@@ -64,7 +66,15 @@ impl Book {
     /// # Errors
     /// [`Short`], and nothing changes.
     pub fn promise(&mut self, units: i64) -> Result<(), Short> {
-        let available = self.committed.available();
+        self.promise_beside(units, 0)
+    }
+
+    /// Promises `units` of what is not set aside.
+    ///
+    /// # Errors
+    /// [`Short`], and nothing changes.
+    pub fn promise_beside(&mut self, units: i64, aside: i64) -> Result<(), Short> {
+        let available = (self.committed.available() - aside).max(0);
         if available < units {
             return Err(Short::SoldOut { available });
         }
@@ -97,11 +107,11 @@ mod tests {
 
     #[test]
     fn promises_stand_in_the_way_until_they_settle() {
-        let mut book = Book::new(Counters { on_hand: 3, reserved: 0, version: 1 });
+        let mut book = Book::new(Counters { on_hand: 3, reserved: 0, unpaid: 0, version: 1 });
         assert_eq!(book.promise(2), Ok(()));
         assert_eq!(book.promise(2), Err(Short::Unsettled), "may still fall through");
         assert_eq!(book.promise(4), Err(Short::SoldOut { available: 3 }), "never enough");
-        book.learn(Counters { on_hand: 3, reserved: 2, version: 2 });
+        book.learn(Counters { on_hand: 3, reserved: 2, unpaid: 2, version: 2 });
         book.settle(2);
         assert_eq!(book.promise(2), Err(Short::SoldOut { available: 1 }));
         assert_eq!(book.promise(1), Ok(()));
@@ -109,8 +119,8 @@ mod tests {
 
     #[test]
     fn old_news_changes_nothing() {
-        let mut book = Book::new(Counters { on_hand: 3, reserved: 2, version: 5 });
-        book.learn(Counters { on_hand: 9, reserved: 0, version: 4 });
+        let mut book = Book::new(Counters { on_hand: 3, reserved: 2, unpaid: 0, version: 5 });
+        book.learn(Counters { on_hand: 9, reserved: 0, unpaid: 0, version: 4 });
         assert_eq!(book.committed().available(), 1);
     }
 
@@ -118,7 +128,7 @@ mod tests {
         /// Whatever comes and goes, kept and pending promises never exceed what is on hand.
         #[test]
         fn never_a_unit_too_many(on_hand in 0i64..20, steps in proptest::collection::vec((0u8..3, 1i64..5), 0..60)) {
-            let mut book = Book::new(Counters { on_hand, reserved: 0, version: 1 });
+            let mut book = Book::new(Counters { on_hand, reserved: 0, unpaid: 0, version: 1 });
             let mut pending = Vec::new();
             for (step, units) in steps {
                 match step {

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use super::{Boarding, Engine};
 use crate::{
     checkout::{Checkout, Outcome, Placed},
-    domain::{Command, Commanded, Invalid, OrderId, OrderStatus, Refusal, SkuId, Who},
+    domain::{Command, Commanded, Counters, Invalid, OrderId, OrderStatus, Refusal, ShortLine, SkuId, Who},
     error,
+    listeners::Listening,
     order::{CommandKey, Msg},
+    shelf::Buying,
     store::{
         inbox::{self, InboxRow},
         load,
@@ -37,6 +39,30 @@ pub struct Webhook {
     pub body: Vec<u8>,
 }
 
+/// What a retry of a checkout is known by.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Whose key: a member, or a guest.
+    pub principal: String,
+    /// The client's idempotency key.
+    pub key: String,
+    /// SHA-256 of everything the client asked for.
+    pub fingerprint: [u8; 32],
+    /// The buyer's address, normalised.
+    pub email: String,
+}
+
+impl Retry {
+    fn of(checkout: &Checkout) -> Self {
+        Self {
+            principal: checkout.principal.clone(),
+            key: checkout.key.clone(),
+            fingerprint: checkout.fingerprint,
+            email: checkout.email.as_str().to_owned(),
+        }
+    }
+}
+
 impl Engine {
     /// Places an order: its lines are held and it is in Postgres, or nothing has happened. The same key again finds the
     /// same order.
@@ -48,13 +74,19 @@ impl Engine {
         if let Some(provider) = &checkout.payment {
             self.takes(provider)?;
         }
-        let (principal, key, fingerprint) = (checkout.principal.clone(), checkout.key.clone(), checkout.fingerprint);
+        self.serving()?;
+        let retry = Retry::of(&checkout);
+        if let Some(short) = self.sold_out(&checkout)
+            && !self.may_be(&retry)
+        {
+            return Err(Refusal::OutOfStock(short));
+        }
         let _flight = loop {
-            match self.flights.board(&principal, &key, fingerprint)? {
+            match self.flights.board(&retry.principal, &retry.key, retry.fingerprint)? {
                 Boarding::First(flight) => break flight,
                 Boarding::Behind(mut other) => {
                     other.changed().await.ok(); // ends with its sender
-                    if let Some(order_id) = self.placed_before(&principal, &key, &fingerprint).await? {
+                    if let Some(order_id) = self.placed_before(&retry).await? {
                         return Ok(CheckedOut::Replayed(order_id));
                     }
                 }
@@ -64,29 +96,50 @@ impl Engine {
         match self.checkouts.begin(checkout, permit).await {
             Ok(Outcome::Placed(placed)) => Ok(CheckedOut::New(placed)),
             Ok(Outcome::KeyTaken) => {
-                let before = self.placed_before(&principal, &key, &fingerprint).await?;
-                before.map(CheckedOut::Replayed).ok_or(Refusal::Fault)
+                let before = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;
+                before.map(|id| CheckedOut::Replayed(OrderId(id))).ok_or(Refusal::Fault)
             }
             // the order that this key has placed may be why there is nothing left
-            Err(refusal @ (Refusal::OutOfStock(_) | Refusal::Invalid(_))) => {
-                let before = self.placed_before(&principal, &key, &fingerprint).await?;
-                before.map(CheckedOut::Replayed).ok_or(refusal)
-            }
+            Err(
+                refusal @ (Refusal::OutOfStock(_)
+                | Refusal::Invalid(_)
+                | Refusal::Ticket(_)
+                | Refusal::LimitReached { .. }
+                | Refusal::OfferChanged { .. }
+                | Refusal::SaleNotStarted { .. }),
+            ) => self.placed_before(&retry).await?.map(CheckedOut::Replayed).ok_or(refusal),
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// The order that a key has placed, if it has.
+    /// The lines of which not enough is left, where that is known of every line in memory: nobody is woken for it.
+    fn sold_out(&self, checkout: &Checkout) -> Option<Vec<ShortLine>> {
+        let mut short = Vec::new();
+        for line in &checkout.lines {
+            // outside sales it does not matter who asks
+            let in_sales = self.context.sales.of(line.sku_id).is_some();
+            let buying = in_sales.then(|| Buying { sale_id: line.sale_id, customer: checkout.customer() });
+            if let Err(available) = self.actors.skus.short_of(line.sku_id, line.quantity, buying)? {
+                short.push(ShortLine { sku_id: line.sku_id, requested: line.quantity, available });
+            }
+        }
+        short.sort_unstable_by_key(|line| line.sku_id);
+        Some(short).filter(|short| !short.is_empty())
+    }
+
+    fn may_be(&self, retry: &Retry) -> bool {
+        self.context.retries.may_be(&retry.principal, &retry.key, &retry.email)
+    }
+
+    /// The order that a checkout has placed with its key, if it has. Postgres is asked only where it may have.
     ///
     /// # Errors
-    /// [`Refusal::KeyReused`] where it was used for something else.
-    pub async fn placed_before(
-        &self,
-        principal: &str,
-        key: &str,
-        fingerprint: &[u8; 32],
-    ) -> Result<Option<OrderId>, Refusal> {
-        let used = self.used(principal, key, "checkout", fingerprint).await?;
+    /// [`Refusal::KeyReused`] where the key was used for something else.
+    pub async fn placed_before(&self, retry: &Retry) -> Result<Option<OrderId>, Refusal> {
+        if !self.may_be(retry) {
+            return Ok(None);
+        }
+        let used = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;
         Ok(used.map(OrderId))
     }
 
@@ -218,6 +271,29 @@ impl Engine {
             known.extend(loaded.into_iter().map(|(sku_id, counters)| (SkuId(sku_id), counters.available())));
         }
         Ok(known)
+    }
+
+    /// A SKU's counters as committed: from its actor's memory where it has one, else from Postgres.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Away`].
+    pub async fn stock(&self, sku_id: SkuId) -> Result<Counters, Refusal> {
+        match self.actors.skus.committed(sku_id) {
+            Some(counters) => Ok(counters),
+            None => self.counters(sku_id).await,
+        }
+    }
+
+    /// Listens to a SKU's counters: heard first is what they are now. No actor is woken or kept awake by it.
+    ///
+    /// # Errors
+    /// As [`Engine::stock`].
+    pub async fn listen(&self, sku_id: SkuId) -> Result<Listening, Refusal> {
+        // before anybody is asked: what is committed meanwhile is heard
+        let mut listening = self.context.listeners.listen(sku_id);
+        self.context.listeners.tell(sku_id, self.stock(sku_id).await?);
+        listening.hear_again();
+        Ok(listening)
     }
 
     /// Keeps a verified webhook, durably; what it means is found out after the answer. False: it was here before.

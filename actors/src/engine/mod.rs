@@ -4,6 +4,8 @@ mod buyers;
 mod imports;
 mod notices;
 mod parcels;
+mod rooms;
+mod sales;
 mod staff;
 
 use std::{
@@ -28,17 +30,21 @@ use crate::{
     clock::Clock,
     context::{Context, ReturnUrls},
     directory::{Directory, Kind, Node},
-    domain::{Address, Channel, Policy, Refusal},
+    domain::{Address, Channel, Policy, Refusal, RoomRules},
     error,
     faults::Faults,
     importer::{Importing, Imports},
     journal::{Condition, Journal, JournalReport},
+    listeners::Listeners,
     news::News,
     order::{Orderly, Orders},
     outbox::{self, Telling},
     payment::{Paying, Payments},
     ports::{Carrier, Notifier, PaymentProvider},
     reconciler::{self, Reconciling},
+    retries::Retries,
+    room::{Rooms, Waiting},
+    sales::Sales,
     shipping::{Carrying, Shipping},
     sku::{Sku, Skus},
     store::{
@@ -49,10 +55,11 @@ use crate::{
     supervision::Tree,
 };
 
-pub use buyers::{CheckedOut, Webhook};
+pub use buyers::{CheckedOut, Retry, Webhook};
 pub use imports::{Import, Imported};
 pub use notices::{Resubscribe, Subscribe};
 pub use parcels::ParcelWebhook;
+pub use sales::{Made, Selling};
 pub use staff::Adjust;
 
 /// How an engine is set up.
@@ -65,6 +72,8 @@ pub struct Settings {
     pub admission: usize,
     /// The shop's rules.
     pub policy: Policy,
+    /// The rules of waiting rooms.
+    pub rooms: RoomRules,
     /// Providers of payments.
     pub providers: Vec<Arc<dyn PaymentProvider>>,
     /// Ways out for news; what has none is told to nobody.
@@ -89,7 +98,7 @@ pub struct Engine {
     context: Arc<Context>,
     actors: Actors,
     checkouts: Checkouts,
-    heartbeats: [tokio::task::JoinHandle<()>; 2],
+    heartbeats: [tokio::task::JoinHandle<()>; 3],
     tree: Tree,
     admission: Arc<Semaphore>,
     flights: Flights,
@@ -113,25 +122,31 @@ impl Engine {
             tracing::error!(why, "the engine gives up");
             give_up.send_replace(Some(why));
         });
+        let sales = Arc::new(Sales::default());
         let skus = Skus(Directory::new(
-            Sku::new(pool.clone(), Arc::clone(&settings.faults)),
+            Sku::new(pool.clone(), clock.clone(), Arc::clone(&sales), Arc::clone(&settings.faults)),
             clock.clone(),
             Arc::clone(&escalate),
         ));
         let notifiers: HashMap<Channel, _> =
             settings.notifiers.into_iter().map(|notifier| (notifier.channel(), notifier)).collect();
         let news = Arc::new(News::new(notifiers.contains_key(&Channel::Mail)));
-        let publish = skus.clone();
+        let listeners = Listeners::default();
+        let (publish, told) = (skus.clone(), listeners.clone());
         let faults = Arc::clone(&settings.faults);
         let limit = settings.admission + INTERNAL;
-        let journal = Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters| {
-            publish.publish(sku_id, counters);
-        })
-        .await?;
+        let journal =
+            Journal::start(settings.connect, limit, faults, Arc::clone(&news), move |sku_id, counters, shares| {
+                publish.publish(sku_id, counters, shares);
+                told.tell(sku_id, counters);
+            })
+            .await?;
         news.learn(load::notices::subscriptions(&pool).await?);
+        sales.learn(load::sales::open(&pool, clock.now()).await?);
         let context = Arc::new(Context {
             clock: clock.clone(),
             policy: settings.policy,
+            rooms: settings.rooms,
             journal,
             ids: Ids::new(pool.clone(), clock.clone()),
             pool,
@@ -144,6 +159,9 @@ impl Engine {
                 .collect::<HashMap<_, _>>(),
             notifiers,
             news,
+            sales,
+            listeners,
+            retries: Retries::new(),
             carriers: settings.carriers.into_iter().map(|carrier| (carrier.name(), carrier)).collect(),
             ship_from: settings.ship_from,
             return_urls: settings.return_urls,
@@ -157,6 +175,7 @@ impl Engine {
         let heartbeats = [
             tokio::spawn(reconciler::keep_beating(Arc::clone(&context), Arc::clone(&actors.reconciler))),
             tokio::spawn(outbox::keep_telling(Arc::clone(&context), Arc::clone(&actors.outbox))),
+            tokio::spawn(know_retries(Arc::clone(&context))),
         ];
         Ok(Self {
             context,
@@ -193,6 +212,7 @@ impl Engine {
             self.actors.skus.0.node(most),
             self.actors.orders.0.node(most),
             self.actors.coordinators.node(most),
+            self.actors.rooms.0.node(most),
             self.actors.payments.0.node(most),
             self.actors.shipping.0.node(most),
             self.actors.imports.0.node(most),
@@ -220,6 +240,7 @@ impl Engine {
                 let carrier = self.context.carriers.keys().find(|name| **name == key);
                 carrier.is_some_and(|carrier| self.actors.shipping.0.release(carrier))
             }
+            Waiting::ONE => key.parse().is_ok_and(|sale_id| self.actors.rooms.0.release(sale_id)),
             Coordinator::ONE => key.parse().is_ok_and(|number| self.actors.coordinators.release(number)),
             Telling::ONE => key.parse().is_ok_and(|channel| self.actors.outbox.release(channel)),
             Reconciling::ONE => self.actors.reconciler.release(reconciler::KEY),
@@ -290,6 +311,10 @@ impl Engine {
     }
 }
 
+async fn know_retries(context: Arc<Context>) {
+    context.retries.learn(&context.pool, &context.clock).await;
+}
+
 /// Whoever asked has left long before: Postgres is not to go on for nobody, nor a connection be kept by it.
 const STATEMENT_TIMEOUT: &str = "60s";
 /// Connections for what people read.
@@ -311,6 +336,7 @@ struct Actors {
     payments: Payments,
     shipping: Shipping,
     coordinators: Arc<Directory<Coordinator>>,
+    rooms: Rooms,
     imports: Imports,
     reconciler: Arc<Directory<Reconciling>>,
     outbox: Arc<Directory<Telling>>,
@@ -333,7 +359,13 @@ impl Actors {
         let shipping = Shipping(open(carrying, context, escalate));
         orders.0.kind.shipping.set(shipping.clone()).ok();
 
-        let coordinator = Coordinator { context: Arc::clone(context), skus: skus.clone(), orders: orders.clone() };
+        let rooms = Rooms(open(Waiting { context: Arc::clone(context), skus: skus.clone() }, context, escalate));
+        let coordinator = Coordinator {
+            context: Arc::clone(context),
+            skus: skus.clone(),
+            orders: orders.clone(),
+            rooms: rooms.clone(),
+        };
         let coordinators = open(coordinator, context, escalate);
         let importing = Importing { context: Arc::clone(context), skus: skus.clone() };
         let imports = Imports(open(importing, context, escalate));
@@ -344,10 +376,11 @@ impl Actors {
             payments: payments.clone(),
             imports: imports.clone(),
             shipping: shipping.clone(),
+            rooms: rooms.clone(),
         };
         let reconciler = open(reconciling, context, escalate);
         let outbox = open(Telling { context: Arc::clone(context) }, context, escalate);
-        Self { skus, orders, payments, shipping, coordinators, imports, reconciler, outbox }
+        Self { skus, orders, payments, shipping, coordinators, rooms, imports, reconciler, outbox }
     }
 
     /// The tree, in the order in which its branches end: whoever begins work first, whoever carries it last.
@@ -357,6 +390,7 @@ impl Actors {
         tree.supervise(&self.imports.0).await?;
         tree.supervise(&self.outbox).await?;
         tree.supervise(&self.coordinators).await?;
+        tree.supervise(&self.rooms.0).await?;
         tree.supervise(&self.payments.0).await?;
         tree.supervise(&self.shipping.0).await?;
         tree.supervise(&self.orders.0).await?;

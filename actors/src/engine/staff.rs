@@ -103,7 +103,7 @@ impl Engine {
                     self.as_expected(adjust).await?;
                     return Err(Refusal::BelowReserved { available });
                 }
-                Err(HoldError::Refused(refusal)) => return Err(refusal),
+                Err(HoldError::Refused(refusal) | HoldError::NotOffered(refusal)) => return Err(refusal),
             }
         }
         let mut ids = self.context.ids.take(2).await?;
@@ -175,7 +175,7 @@ impl Engine {
             HoldError::SoldOut { available } => {
                 Refusal::OutOfStock(vec![ShortLine { sku_id, requested: units, available }])
             }
-            HoldError::Refused(refusal) => refusal,
+            HoldError::Refused(refusal) | HoldError::NotOffered(refusal) => refusal,
         })?;
         let order_id = OrderId(self.context.ids.take(1).await?.start);
         let mut entry = Entry::new(self.context.clock.now(), Who::Buyer);

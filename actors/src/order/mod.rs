@@ -20,14 +20,14 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Command, Commanded, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState, Refusal,
-        Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
+        Command, Commanded, Customer, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState,
+        Refusal, Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
     payment::{Job, JobKey, Payments, What},
     ports::{CreatePayment, Created, Fact, ProviderError},
-    shelf::Hold,
+    shelf::{Buying, Hold, keeps},
     shipping::Shipping,
     sku::{HoldError, Skus},
     store::{
@@ -474,10 +474,14 @@ impl Keeper {
                     continue;
                 }
                 let held = self.hold_again(&draft.order).await?;
-                let parts = draft.restocked(wish, held.is_some());
+                let keeps = held.as_ref().map(|holds| keeps(holds, self.context.policy.hold));
+                let parts = draft.restocked(wish, keeps);
                 entry.lines.extend(self.pair(&parts, held.unwrap_or_default()));
             }
             draft.follow_up();
+            if entry.lines.iter().any(|line| line.hold.share().is_some()) {
+                entry.look_id = draft.next_id();
+            }
             let idle = draft.is_idle();
             if idle && matches!(beside, Beside::Nothing) {
                 return Ok(answer);
@@ -502,7 +506,10 @@ impl Keeper {
                     state.order = next;
                     return Ok(answer);
                 }
-                Verdict::Stale => state.order = load(&self.context, self.order_id).await?,
+                Verdict::Stale => {
+                    state.order = load(&self.context, self.order_id).await?;
+                    self.recount(&state.order).await;
+                }
                 Verdict::Superseded => return Err(Refusal::Superseded),
                 Verdict::KeyTaken => return Err(Refusal::KeyReused), // the caller looks up what for
                 Verdict::Failed => {
@@ -514,15 +521,25 @@ impl Keeper {
         Err(Refusal::Busy)
     }
 
-    /// Holds the order's lines afresh, in order of SKU; none if any of them is sold out.
+    /// It may be a sale that has moved on: what it has given of these SKUs is counted afresh.
+    async fn recount(&self, order: &Order) {
+        for part in order.lines().filter(|part| part.share.is_some()) {
+            self.skus.recount(part.sku_id).await;
+        }
+    }
+
+    /// Holds the order's lines afresh, in order of SKU and as they were sold; none if any of them is sold out, or no longer
+    /// sold in this way.
     async fn hold_again(&self, order: &Order) -> Result<Option<Vec<Hold>>, Refusal> {
         let mut lines: Vec<Part> = order.lines().collect();
         lines.sort_unstable_by_key(|part| part.sku_id);
         let mut holds = Vec::with_capacity(lines.len());
+        let customer = Customer::guest(&order.email);
         for part in lines {
-            match self.skus.hold(part.sku_id, part.quantity).await {
+            let buying = Buying { sale_id: part.share.map(|share| share.sale_id), customer };
+            match self.skus.hold_for(buying, part.sku_id, part.quantity).await {
                 Ok(hold) => holds.push(hold),
-                Err(HoldError::SoldOut { .. }) => return Ok(None),
+                Err(HoldError::SoldOut { .. } | HoldError::NotOffered(_)) => return Ok(None),
                 Err(HoldError::Refused(refusal)) => return Err(refusal),
             }
         }

@@ -42,6 +42,53 @@ pub const CHECKS: &[Check] = &[
               where s.reserved <> coalesce(r.open, 0)",
     },
     Check {
+        name: "unpaid-is-held",
+        sentence: "what may come back of a SKU is what unpaid orders hold",
+        sql: "select format('sku %s: unpaid %s, held %s', s.sku_id, s.unpaid, coalesce(r.held, 0))
+              from stock s left join (
+                  select sku_id, sum(quantity) as held from reservation where state = 'held' group by sku_id
+              ) r using (sku_id)
+              where s.unpaid <> coalesce(r.held, 0)",
+    },
+    Check {
+        name: "sale-sold-is-lines",
+        sentence: "what a sale has sold of a SKU is what lines bought in it say, and no more than it has",
+        sql: "select format('sale %s sku %s: sold %s of %s, lines %s', sale_id, sku_id, q.sold, q.quantity, l.units)
+              from sale_sku q full join (
+                  select sale_id, sku_id, sum(quantity) as units from reservation
+                  where sale_id is not null and state not in ('released', 'expired') group by sale_id, sku_id
+              ) l using (sale_id, sku_id)
+              where coalesce(q.sold, -1) <> coalesce(l.units, 0) or q.sold > q.quantity",
+    },
+    Check {
+        name: "limit-use-is-lines",
+        sentence: "what a customer has of a sale with a limit is what that one's lines say, and no more than the limit",
+        sql: "select format('sale %s sku %s: used %s of %s, lines %s, limit %s', sale_id, sku_id, u.used, u.cap, l.units,
+                  s.per_customer)
+              from limit_use u full join (
+                  select sale_id, sku_id, customer, sum(quantity) as units from reservation
+                  where customer is not null and state not in ('released', 'expired') group by sale_id, sku_id, customer
+              ) l using (sale_id, sku_id, customer)
+              left join sale s on s.id = sale_id
+              where coalesce(u.used, 0) <> coalesce(l.units, 0) or u.used > u.cap or u.cap is distinct from s.per_customer
+                  and u.used > 0",
+    },
+    Check {
+        name: "sale-window-once",
+        sentence: "what a sale has of a SKU knows the sale's own window",
+        sql: "select format('sale %s sku %s: %s, %s to %s', q.sale_id, q.sku_id, q.during, s.starts_at, s.ends_at)
+              from sale_sku q left join sale s on s.id = q.sale_id
+              where q.during is distinct from
+                  case when s.cancelled_at is null then tstzrange(s.starts_at, s.ends_at) else 'empty'::tstzrange end",
+    },
+    Check {
+        name: "ticket-was-called",
+        sentence: "a ticket that is used up was called, and its order is there",
+        sql: "select format('sale %s place %s: order %s, %s called', t.sale_id, t.place, t.order_id, w.called)
+              from ticket_use t left join waiting_room w using (sale_id) left join customer_order o on o.id = t.order_id
+              where o.id is null or w.called is null or t.place >= w.called",
+    },
+    Check {
         name: "total-is-lines",
         sentence: "an order costs what its lines and its sending cost",
         sql: "select format('order %s: total %s, lines %s, sending %s', o.id, o.total_minor, l.total, o.shipping_minor)

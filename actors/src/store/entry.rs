@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     domain::{
-        OrderId, OrderStatus, PartState, SkuId, Who,
+        OrderId, OrderStatus, PartState, SaleShare, SkuId, Who,
         change::{Changes, NoticeRow},
     },
-    shelf::Hold,
+    shelf::{Hold, ShareMove},
 };
 
 /// All rows of one decision, and the promises they keep.
@@ -30,6 +30,9 @@ pub struct Entry {
     pub notices: Vec<NoticeRow>,
     /// Promises to take stock away, kept until this is settled.
     pub holds: Vec<Hold>,
+    /// What this is known by where a sale had no room for its lines after all: an id that nothing else has. Zero where none
+    /// of them is of a sale.
+    pub look_id: i64,
 }
 
 /// An idempotency key and what it is used for.
@@ -74,7 +77,7 @@ pub struct Placement {
 pub enum Conflict {
     /// Its key was used before; by the id of what the key was to make.
     KeyTaken,
-    /// Its order or its stock had moved on; by the order's id, or the condition's.
+    /// Its order, its stock or its sale had moved on; by the order's id, or the condition's.
     Stale,
 }
 
@@ -139,6 +142,7 @@ impl Entry {
             changes: None,
             notices: Vec::new(),
             holds: Vec::new(),
+            look_id: 0,
         }
     }
 
@@ -153,7 +157,8 @@ impl Entry {
         let mut conditions = changes.into_iter().flat_map(Changes::conditions);
         let taken = self.key.as_ref().is_some_and(|key| ids.contains(&key.ref_id));
         let stale = moved.is_some_and(|moved| ids.contains(&moved.order_id.0))
-            || conditions.any(|condition| ids.contains(&condition.id));
+            || conditions.any(|condition| ids.contains(&condition))
+            || self.look_id > 0 && ids.contains(&self.look_id);
         match (taken, stale) {
             (true, _) => Some(Conflict::KeyTaken),
             (false, true) => Some(Conflict::Stale),
@@ -170,6 +175,22 @@ impl Entry {
             stock + c.events.len() + c.facts.len() + turns + 4
         });
         2 + self.lines.len() * 2 + self.notices.len() + changes
+    }
+
+    /// Whether any of its lines is bought in a sale.
+    #[must_use]
+    pub fn is_of_a_sale(&self) -> bool {
+        self.look_id > 0
+    }
+
+    /// What this entry changes of sales' tallies.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = ShareMove> {
+        let of = |sku_id, share: Option<SaleShare>, units| share.map(|share| ShareMove { sku_id, share, units });
+        let sold =
+            self.lines.iter().filter_map(move |line| of(line.hold.sku_id(), line.hold.share(), line.hold.units()));
+        let parts = self.changes.as_deref().map_or(&[][..], |changes| &changes.parts);
+        let back = parts.iter().filter(|part| part.to.is_given_back());
+        sold.chain(back.filter_map(move |part| of(part.sku_id, part.share, -part.units)))
     }
 
     /// Every SKU whose counters this entry changes.

@@ -122,6 +122,7 @@ fn because(reason: Option<&str>) -> &'static str {
     match reason {
         Some("mismatch") => ", because it was not what the order costs",
         Some("overpaid") => ", because the order had been paid before",
+        Some("slow_payment") => ", because its payment would take days, and goods of a sale are not kept for so long",
         Some("cancelled") => ", because the order was cancelled",
         Some("out_of_stock") => ", because the payment came late and the goods were sold meanwhile",
         Some(_) | None => "",

@@ -13,8 +13,8 @@ use souk_actors::{
     CheckedOut, Checkout, CommandKey, Engine, Placed, PricedLine, Settings, Webhook,
     clock::Clock,
     domain::{
-        Address, Command, Commanded, Counters, Intent, Money, OrderId, OrderStatus, Policy, Refusal, SkuId, Who,
-        change::Opening,
+        Address, Command, Commanded, Counters, Intent, Money, OrderId, OrderStatus, Policy, Refusal, RoomRules, SkuId,
+        Who, change::Opening,
     },
     faults::Faults,
     ports::{Locator, Notifier, PaymentProvider},
@@ -82,6 +82,7 @@ impl TestEngine {
                 attempts: 5,
                 intent: setup.intent,
             },
+            rooms: RoomRules { admission: TimeDelta::minutes(5), most: 1_000 },
             providers: vec![port],
             notifiers: setup.notifiers,
             carriers: vec![carrier.clone()],
@@ -268,8 +269,12 @@ pub(crate) fn fingerprint(of: &str) -> [u8; 32] {
 pub(crate) fn basket(lines: &[(SkuId, i64)]) -> Checkout {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let line =
-        |(sku_id, quantity): &(SkuId, i64)| PricedLine { sku_id: *sku_id, quantity: *quantity, unit_price: usd(1_000) };
+    let line = |(sku_id, quantity): &(SkuId, i64)| PricedLine {
+        sku_id: *sku_id,
+        quantity: *quantity,
+        unit_price: usd(1_000),
+        sale_id: None,
+    };
     let total = lines.iter().map(|(_, quantity)| quantity * 1_000).sum();
     Checkout {
         principal: "guest".into(),
@@ -281,5 +286,6 @@ pub(crate) fn basket(lines: &[(SkuId, i64)]) -> Checkout {
         email: "ann@shop.example".parse().expect("an address"),
         ship_to: address(),
         payment: None,
+        ticket: None,
     }
 }

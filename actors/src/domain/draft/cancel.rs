@@ -33,7 +33,7 @@ impl Draft<'_> {
                 Err(self.not_now("it is not paid: it can be called off as a whole only"))
             }
             OrderStatus::AwaitingPayment => {
-                self.cancel_unpaid();
+                self.cancel_unpaid(json!({}));
                 Ok(())
             }
             OrderStatus::Confirmed => self.cancel_confirmed(lines, reason),
@@ -43,10 +43,10 @@ impl Draft<'_> {
         }
     }
 
-    fn cancel_unpaid(&mut self) {
+    pub(super) fn cancel_unpaid(&mut self, why: serde_json::Value) {
         self.order.status = OrderStatus::Cancelled;
         self.move_parts(PartState::Held, PartState::Released, Cause::Release);
-        self.event("cancelled", json!({}));
+        self.event("cancelled", why);
         self.announce_no_more();
         self.give_all_back("cancelled");
     }

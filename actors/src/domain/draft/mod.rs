@@ -155,7 +155,8 @@ impl<'a> Draft<'a> {
         let order_id = self.order.id;
         let Some(part) = self.order.parts.iter_mut().find(|part| part.part == number) else { return };
         let from = std::mem::replace(&mut part.state, to);
-        self.changes.parts.push(PartMove { order_id, part: number, sku_id: part.sku_id, from, to, cause });
+        let (sku_id, units, share) = (part.sku_id, part.quantity, part.share);
+        self.changes.parts.push(PartMove { order_id, part: number, sku_id, from, to, cause, units, share });
     }
 
     /// A part of exactly `quantity` units out of part `number`: that part itself where it has no more, else one that is split
@@ -260,7 +261,8 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn next_id(&mut self) -> i64 {
+    /// A number that nothing else has.
+    pub(crate) fn next_id(&mut self) -> i64 {
         self.ids.next().expect("the caller leases more ids than one decision can use")
     }
 }

@@ -1,11 +1,12 @@
 //! What a provider says of an order's money, and what follows from it.
 
+use chrono::TimeDelta;
 use serde_json::json;
 
 use super::Draft;
 use crate::domain::{
-    Fact, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState, Restock, TaskState,
-    change::Cause,
+    Fact, FactKind, FactStatus, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState,
+    Restock, TaskState, change::Cause,
 };
 
 /// Why an order is held back of whose reserved money only a part was taken.
@@ -145,7 +146,7 @@ impl Draft<'_> {
         }
         match self.order.status {
             OrderStatus::AwaitingPayment => self.part_or_all(payment_id, &capture_id, amount),
-            OrderStatus::Expired if amount == total => {
+            OrderStatus::Expired if amount == total && !self.was_slow(payment_id) => {
                 return Some(Restock::LateMoney { payment_id, capture_id, amount });
             }
             OrderStatus::Expired => self.refund(payment_id, &capture_id, amount, "expired"),
@@ -192,31 +193,32 @@ impl Draft<'_> {
 
     /// Stock for late money or a late approval was held again, or is gone.
     ///
-    /// Returns the parts that the caller must write with the holds it has got; none where stock is gone.
-    pub fn restocked(&mut self, wish: &Restock, held: bool) -> Vec<Part> {
+    /// Told for how long it is held again, it returns the parts that the caller must write with the holds it has got; none
+    /// where stock is gone.
+    pub fn restocked(&mut self, wish: &Restock, held: Option<TimeDelta>) -> Vec<Part> {
         match (wish, held) {
-            (Restock::LateMoney { .. } | Restock::LateAuthorisation { .. }, true) => {
+            (Restock::LateMoney { .. } | Restock::LateAuthorisation { .. }, Some(_)) => {
                 self.order.status = OrderStatus::Confirmed;
                 self.event("confirmed", json!({ "late": true }));
                 self.fresh_parts(PartState::Committed)
             }
-            (Restock::LateMoney { payment_id, capture_id, amount }, false) => {
+            (Restock::LateMoney { payment_id, capture_id, amount }, None) => {
                 self.refund(*payment_id, capture_id, *amount, "out_of_stock");
                 Vec::new()
             }
-            (Restock::LateAuthorisation { payment_id }, false) => {
+            (Restock::LateAuthorisation { payment_id }, None) => {
                 self.set_payment(*payment_id, PaymentState::Failed); // and what is reserved is let go
                 self.event("approved_too_late", json!({ "payment_id": payment_id, "charged": false }));
                 Vec::new()
             }
-            (Restock::LateApproval { payment_id }, true) => {
+            (Restock::LateApproval { payment_id }, Some(keeps)) => {
                 self.order.status = OrderStatus::AwaitingPayment;
-                self.order.deadline = self.at + self.policy.hold;
+                self.order.deadline = self.at + keeps;
                 self.event("reopened", json!({ "hold_expires_at": self.order.deadline }));
                 self.take(*payment_id);
                 self.fresh_parts(PartState::Held)
             }
-            (Restock::LateApproval { payment_id }, false) => {
+            (Restock::LateApproval { payment_id }, None) => {
                 self.set_payment(*payment_id, PaymentState::Failed);
                 self.event("approved_too_late", json!({ "payment_id": payment_id, "charged": false }));
                 Vec::new()
@@ -263,15 +265,27 @@ impl Draft<'_> {
         self.event("confirmed", json!({}));
     }
 
-    /// The provider is undecided: the lines stay kept for as long as the shop's policy says.
+    /// The provider is undecided: the lines stay kept for as long as the shop's policy says. What was bought in a sale is not
+    /// kept for days: the order is called off, and its money, should it come, goes back.
     fn pending(&mut self, payment_id: PaymentId) {
         self.set_payment(payment_id, PaymentState::Pending);
-        if self.order.status == OrderStatus::AwaitingPayment {
+        let waits = self.order.status == OrderStatus::AwaitingPayment;
+        if waits && !self.order.is_of_a_sale() {
             let own_end = self.order.deadline;
             self.order.hold_ends_at.get_or_insert(own_end);
             self.order.deadline = own_end.max(self.at + self.policy.pending_hold);
         }
         self.event("payment_pending", json!({ "payment_id": payment_id, "hold_expires_at": self.order.deadline }));
+        if waits && self.order.is_of_a_sale() {
+            self.cancel_unpaid(json!({ "reason": "slow_payment" }));
+        }
+    }
+
+    /// Whether an attempt was undecided for a while, which a sale does not wait for.
+    fn was_slow(&self, payment_id: PaymentId) -> bool {
+        let pending = |fact: &Fact| fact.kind == FactKind::Capture && fact.status == FactStatus::Pending;
+        let slow = |payment: &Payment| payment.id == payment_id && payment.facts.iter().any(pending);
+        self.order.is_of_a_sale() && self.order.payments.iter().any(slow)
     }
 
     pub(super) fn declined(&mut self, payment_id: PaymentId, why: &str) {

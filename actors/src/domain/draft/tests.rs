@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Draft, Funds};
 use crate::domain::{
     Address, Capture, Created, Fact, FactKind, FactStatus, Intent, Money, Order, OrderId, OrderStatus, Part, PartState,
-    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SkuId,
+    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SaleId, SaleShare, SkuId,
 };
 
 pub(super) const PAYMENT: PaymentId = PaymentId(7);
@@ -50,6 +50,7 @@ pub(super) fn order(intent: Intent) -> Order {
         unit_price_minor: 500,
         state: PartState::Held,
         split_of: None,
+        share: None,
     };
     Order {
         id: OrderId(1),
@@ -163,8 +164,10 @@ fn is_sound(order: &Order, told: &[&Fact]) {
 fn any_three_words_in_any_order_say_the_same_of_the_money() {
     let words = words();
     let mut tried = 0;
-    for intent in [Intent::Capture, Intent::Authorise] {
-        let fresh = order(intent);
+    let in_a_sale = Some(SaleShare { sale_id: SaleId(1), customer: None });
+    for (intent, share) in [(Intent::Capture, None), (Intent::Authorise, None), (Intent::Capture, in_a_sale)] {
+        let mut fresh = order(intent);
+        fresh.parts[0].share = share;
         for (a, b, c) in (0..words.len()).flat_map(|a| (0..a).flat_map(move |b| (0..b).map(move |c| (a, b, c)))) {
             let mut known: Option<Vec<Capture>> = None;
             for three in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
@@ -184,6 +187,22 @@ fn any_three_words_in_any_order_say_the_same_of_the_money() {
         }
     }
     assert!(tried > 10_000, "{tried}");
+}
+
+#[test]
+fn what_was_bought_in_a_sale_waits_for_no_slow_payment() {
+    let words = words();
+    let mut fresh = order(Intent::Capture);
+    fresh.parts[0].share = Some(SaleShare { sale_id: SaleId(1), customer: None });
+    let slow = tell(&fresh, vec![words[1].clone()]);
+    assert_eq!((slow.status, slow.parts[0].state), (OrderStatus::Cancelled, PartState::Released));
+    let back = tell(&slow, vec![words[3].clone()]);
+    assert_eq!((back.kept_minor(), back.refunds[0].amount), (0, usd(1_000)));
+    // also where it was over before anybody knew
+    let mut expired = fresh.clone();
+    (expired.status, expired.parts[0].state) = (OrderStatus::Expired, PartState::Expired);
+    let back = tell(&tell(&expired, vec![words[1].clone()]), vec![words[3].clone()]);
+    assert_eq!((back.status, back.refunds[0].amount), (OrderStatus::Expired, usd(1_000)));
 }
 
 #[test]

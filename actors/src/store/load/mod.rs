@@ -4,6 +4,8 @@ pub(crate) mod imports;
 pub(crate) mod notices;
 mod order;
 mod parcels;
+pub(crate) mod rooms;
+pub(crate) mod sales;
 
 use std::collections::HashMap;
 
@@ -29,7 +31,7 @@ fn word<T: std::str::FromStr<Err: std::fmt::Display>>(row: &PgRow, column: &str)
 
 /// The counters of many SKUs in one question; SKUs that do not exist are left out.
 pub(crate) async fn counters(pool: &PgPool, sku_ids: &[i64]) -> Result<HashMap<i64, Counters>, sqlx::Error> {
-    let rows = sqlx::query("select sku_id, on_hand, reserved, version from stock where sku_id = any($1)")
+    let rows = sqlx::query("select sku_id, on_hand, reserved, unpaid, version from stock where sku_id = any($1)")
         .bind(sku_ids)
         .fetch_all(pool)
         .await?;
@@ -37,6 +39,7 @@ pub(crate) async fn counters(pool: &PgPool, sku_ids: &[i64]) -> Result<HashMap<i
         let counters = Counters {
             on_hand: row.try_get("on_hand")?,
             reserved: row.try_get("reserved")?,
+            unpaid: row.try_get("unpaid")?,
             version: row.try_get("version")?,
         };
         Ok((row.try_get("sku_id")?, counters))
@@ -137,6 +140,18 @@ pub(crate) async fn locate(
     .bind(payment_id)
     .fetch_optional(pool)
     .await
+}
+
+/// Who placed the newest orders below `before`, at the most `most`, and the oldest of those orders.
+pub(crate) async fn buyers(pool: &PgPool, before: i64, most: i64) -> Result<(Vec<String>, Option<i64>), sqlx::Error> {
+    let rows: Vec<(i64, String)> =
+        sqlx::query_as("select id, email from customer_order where id < $1 order by id desc limit $2")
+            .bind(before)
+            .bind(most)
+            .fetch_all(pool)
+            .await?;
+    let oldest = rows.last().map(|(id, _)| *id);
+    Ok((rows.into_iter().map(|(_, email)| email).collect(), oldest))
 }
 
 /// Forgets keys from before `before`, at the most `most` of them. A checkout's key is not among them: it is its order's, for

@@ -4,8 +4,8 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::{odd, parcels, word};
 use crate::domain::{
-    About, Address, Created, Currency, Email, Fact, Money, Order, OrderId, OrderStatus, Part, Payment, PaymentId,
-    Refund, RefundId, Return, Service, Shipment, ShipmentId, Task, TaskId, Units,
+    About, Address, Created, Currency, Customer, Email, Fact, Money, Order, OrderId, OrderStatus, Part, Payment,
+    PaymentId, Refund, RefundId, Return, SaleId, SaleShare, Service, Shipment, ShipmentId, Task, TaskId, Units,
 };
 
 /// An order with all that decisions about it need.
@@ -68,7 +68,7 @@ async fn goods(
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {
     let rows = sqlx::query(
-        "select part, line, sku_id, quantity, unit_price_minor, state::text, split_of from reservation
+        "select part, line, sku_id, quantity, unit_price_minor, state::text, split_of, sale_id, customer from reservation
          where order_id = $1 order by part",
     )
     .bind(order_id)
@@ -83,9 +83,18 @@ async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Erro
             unit_price_minor: row.try_get("unit_price_minor")?,
             state: word(row, "state")?,
             split_of: row.try_get("split_of")?,
+            share: share(row)?,
         })
     };
     rows.iter().map(read).collect()
+}
+
+fn share(row: &PgRow) -> Result<Option<SaleShare>, sqlx::Error> {
+    let Some(sale_id) = row.try_get::<Option<SaleId>, _>("sale_id")? else { return Ok(None) };
+    let customer = row.try_get::<Option<Vec<u8>>, _>("customer")?;
+    let customer =
+        customer.map(|bytes| Customer::from_bytes(&bytes).ok_or_else(|| odd("a customer of another length")));
+    Ok(Some(SaleShare { sale_id, customer: customer.transpose()? }))
 }
 
 async fn payments(pool: &PgPool, order_id: OrderId) -> Result<Vec<Payment>, sqlx::Error> {

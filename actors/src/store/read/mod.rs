@@ -1,12 +1,14 @@
 //! What people read: committed state, straight from Postgres.
 
 mod parcels;
+mod sales;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, Row, postgres::PgRow};
 
 pub use parcels::{PackedView, ReturnView, ShipmentView, TrackingView, returns, shipments};
+pub use sales::{SaleItemView, SaleList, SaleView, sale, sales};
 
 use super::load;
 use crate::domain::{

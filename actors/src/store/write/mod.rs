@@ -14,11 +14,15 @@ mod notices;
 mod order;
 pub(crate) mod parcels;
 mod place;
+mod rooms;
+mod sales;
 mod stock;
 
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection, Row, postgres::PgRow, types::Uuid};
+
+use place::Place;
 
 use super::{
     entry::{Conflict, Entry},
@@ -26,23 +30,26 @@ use super::{
 };
 use crate::domain::{Counters, SkuId, change::Changes};
 
-/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there.
+/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there. The
+/// statement says where the moves are: its ledger rows, and what they mean for the units of unpaid orders.
 macro_rules! stock_by_ledger {
-    () => {
-        "sums as materialized (
-             select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved
-             from written group by sku_id
+    ($moves:literal) => {
+        concat!("sums as materialized (
+             select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved, sum(d_unpaid)::bigint as unpaid
+             from (", $moves, ") moves group by sku_id
          ), moved_stock as (
              update stock s
-             set on_hand = s.on_hand + d.on_hand, reserved = s.reserved + d.reserved, version = s.version + 1
+             set on_hand = s.on_hand + d.on_hand, reserved = s.reserved + d.reserved, unpaid = s.unpaid + d.unpaid,
+                 version = s.version + 1
              from sums d
              where s.sku_id = d.sku_id
-             returning s.sku_id, s.on_hand, s.reserved, s.version
+             returning s.sku_id, s.on_hand, s.reserved, s.unpaid, s.version
          ), answer as (
              select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-                 coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+                 coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+                 coalesce(array_agg(version), '{}') as versions
              from moved_stock
-         )"
+         )")
     };
 }
 use stock_by_ledger;
@@ -101,24 +108,44 @@ impl Series {
     }
 }
 
-/// Writes a batch. `Ok` means committed.
+/// Writes a batch. `Ok` means committed. Where a sale in it had no room after all, its entries are taken out and the rest is
+/// written: looking first would cost every batch of a sale what hardly ever happens.
 pub(crate) async fn batch(
     conn: &mut PgConnection,
     fence: Fence,
     numbers: &mut Numbers,
     entries: &[Entry],
 ) -> Result<Written, WriteError> {
+    let error = match without(conn, fence, numbers, entries, Vec::new()).await {
+        Err(WriteError::Database(error)) if sales::may_have_no_room(&error) => error,
+        settled => return settled,
+    };
+    let no_room = sales::without_room(conn, entries).await?;
+    if no_room.is_empty() { Err(error.into()) } else { without(conn, fence, numbers, entries, no_room).await }
+}
+
+/// Writes a batch without the entries that these conflicts take out.
+async fn without(
+    conn: &mut PgConnection,
+    fence: Fence,
+    numbers: &mut Numbers,
+    entries: &[Entry],
+    conflicts: Vec<i64>,
+) -> Result<Written, WriteError> {
     let rows = entries.iter().map(|entry| entry.weight() as i64).sum();
     let base = numbers.ledger.base(conn, 1, rows).await?;
     if entries.iter().all(|entry| entry.changes.is_none() && entry.notices.is_empty()) {
-        return place::place(conn, place::ALONE, fence, base, &entries.iter().collect::<Vec<_>>()).await;
+        let live: Vec<&Entry> = entries.iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
+        let mut written = place::place(conn, Place::Alone, fence, base, &live).await?;
+        written.conflicts.extend(conflicts);
+        return Ok(written);
     }
     // a notice's number is what receivers tell a repetition by: a database that came back from a backup must not use one twice
     let told = entries.iter().map(|entry| entry.notices.len() as i64).sum();
     let floor = entries.first().map_or(1, |entry| entry.at.timestamp_millis());
     let notice_base = numbers.notices.base(conn, floor, told).await?;
     conn.execute("begin").await?;
-    let written = in_transaction(conn, fence, base, notice_base, entries).await;
+    let written = in_transaction(conn, fence, base, notice_base, entries, conflicts).await;
     match written {
         Ok(written) => {
             conn.execute("commit").await?;
@@ -147,15 +174,17 @@ async fn in_transaction(
     mut base: i64,
     notice_base: i64,
     entries: &[Entry],
+    mut conflicts: Vec<i64>,
 ) -> Result<Written, WriteError> {
     raise(conn, fence).await?;
-    let mut conflicts = keys(conn, entries).await?;
-    let keyed: Vec<&Entry> = entries.iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
+    let roomy: Vec<&Entry> = entries.iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
+    conflicts.append(&mut keys(conn, &roomy).await?);
+    let keyed: Vec<&Entry> = roomy.into_iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
     conflicts.append(&mut order::moves(conn, &keyed).await?);
     give_keys_back(conn, &keyed, &conflicts).await?;
     let moved: Vec<&Entry> = keyed.into_iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
 
-    let mut placed = place::place(conn, place::WITHIN, fence, base, &moved).await?;
+    let mut placed = place::place(conn, Place::Within, fence, base, &moved).await?;
     base += moved.iter().map(|entry| entry.lines.len() as i64).sum::<i64>();
     conflicts.append(&mut placed.conflicts);
     let mut counters = placed.counters;
@@ -167,7 +196,8 @@ async fn in_transaction(
     stock::splits(conn, &changes).await?;
     base = stock::parts(conn, base, &changes, &mut counters).await?;
     base = stock::openings(conn, base, &changes, &mut counters).await?;
-    let unmet = stock::unmet(conn, &changes).await?;
+    let mut unmet = stock::unmet(conn, &changes).await?;
+    unmet.append(&mut sales::sales(conn, &changes).await?);
     give_keys_back(conn, &changes.iter().map(|(entry, _)| *entry).collect::<Vec<_>>(), &unmet).await?;
     let changes: Vec<_> = changes.into_iter().filter(|(entry, _)| entry.conflict(&unmet).is_none()).collect();
     conflicts.extend(unmet);
@@ -183,6 +213,8 @@ async fn in_transaction(
     parcels::returns(conn, &changes).await?;
     calls::tasks(conn, &changes).await?;
     calls::inbox(conn, &changes).await?;
+    rooms::rooms(conn, &changes).await?;
+    rooms::tickets(conn, &changes).await?;
     notices::notices(conn, notice_base, &live).await?;
     notices::marks(conn, &changes).await?;
     notices::attempts(conn, &changes).await?;
@@ -203,7 +235,7 @@ async fn raise(conn: &mut PgConnection, fence: Fence) -> Result<(), WriteError> 
 }
 
 /// Keys of entries that place no order (those are part of `place`). Returns the ids of those taken before.
-async fn keys(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
+async fn keys(conn: &mut PgConnection, entries: &[&Entry]) -> Result<Vec<i64>, sqlx::Error> {
     let keyed = entries.iter().filter(|entry| entry.place.is_none());
     let keyed: Vec<_> = keyed.filter_map(|entry| entry.key.as_ref().map(|key| (entry, key))).collect();
     if keyed.is_empty() {
@@ -298,19 +330,27 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
 }
 
 /// What became of a batch that was committed although the reply was lost: its conflicts are in the journal's row, or show
-/// by an order that is not there; the counters are read afresh.
+/// by an order that is not there, whose key another one has taken or whose sale had no room; the counters are read afresh.
 pub(crate) async fn recover(conn: &mut PgConnection, found: &Found, entries: &[Entry]) -> Result<Written, sqlx::Error> {
-    let placed: Vec<i64> = entries.iter().filter_map(|e| e.place.as_ref().map(|place| place.order_id.0)).collect();
+    let placed: Vec<_> =
+        entries.iter().filter_map(|e| e.place.as_deref().zip(e.key.as_ref()).map(|p| (e, p))).collect();
     let mut conflicts: Vec<i64> = sqlx::query_scalar(
-        "select w.id from unnest($1::bigint[]) as w(id) where not exists (select from customer_order o where o.id = w.id)",
+        "select case when look_id = 0 or exists (
+                 select from idempotency i where i.principal = w.principal and i.key = w.key) then w.id else w.look_id end
+         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as w(id, look_id, principal, key)
+         where not exists (select from customer_order o where o.id = w.id)",
     )
-    .bind(&placed)
+    .bind(column(&placed, |(_, (place, _))| place.order_id.0))
+    .bind(column(&placed, |(entry, _)| entry.look_id))
+    .bind(column(&placed, |(_, (_, key))| key.principal.as_str()))
+    .bind(column(&placed, |(_, (_, key))| key.key.as_str()))
     .fetch_all(&mut *conn)
     .await?;
     let touched: Vec<i64> = entries.iter().flat_map(Entry::skus).map(|sku_id| sku_id.0).collect();
     let row = sqlx::query(
         "select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+             coalesce(array_agg(version), '{}') as versions
          from stock where sku_id = any($1)",
     )
     .bind(&touched)
@@ -326,10 +366,11 @@ fn read_counters(row: &PgRow, counters: &mut Vec<(SkuId, Counters)>) -> Result<(
     let sku_ids: Vec<i64> = row.try_get("sku_ids")?;
     let on_hands: Vec<i64> = row.try_get("on_hands")?;
     let reserveds: Vec<i64> = row.try_get("reserveds")?;
+    let unpaids: Vec<i64> = row.try_get("unpaids")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     for (at, sku_id) in sku_ids.into_iter().enumerate() {
-        let row = Counters { on_hand: on_hands[at], reserved: reserveds[at], version: versions[at] };
-        counters.push((SkuId(sku_id), row));
+        let [on_hand, reserved, unpaid, version] = [on_hands[at], reserveds[at], unpaids[at], versions[at]];
+        counters.push((SkuId(sku_id), Counters { on_hand, reserved, unpaid, version }));
     }
     Ok(())
 }

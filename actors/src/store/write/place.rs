@@ -5,9 +5,10 @@ use sqlx::{PgConnection, Row};
 use super::{Fence, WriteError, Written, column, read_counters, stock_by_ledger};
 use crate::store::entry::Entry;
 
-/// `$1` epoch, `$2` seq; then keys, orders and lines. The fence comes first and everything selects from it.
+/// `$1` epoch, `$2` seq; then keys, orders and lines. The fence comes first and everything selects from it. What lines have in
+/// a sale is in the statement only where there are such lines: the others pay nothing for it.
 macro_rules! place_sql {
-    ($fence:literal) => {
+    ($fence:literal $(, sales: $arrays:literal, $names:literal, $written:literal, $all_taken:literal)?) => {
         concat!(
             "with fence as (", $fence, "),
          want_key as (
@@ -31,35 +32,88 @@ macro_rules! place_sql {
              where o.id not in (select ref_id from dead)
          ), want_line as materialized (
              select l.* from fence, unnest($19::bigint[], $20::int[], $21::int[], $22::bigint[], $23::bigint[], $24::bigint[],
-                 $25::text[], $26::text[], $27::timestamptz[])
-                 with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at, n)
+                 $25::text[], $26::text[], $27::timestamptz[]", $($arrays,)? ")
+                 with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at", $($names,)? ", n)
              where l.order_id not in (select ref_id from dead)
          ), reserved as (
-             insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state)
-             select order_id, part, line, sku_id, quantity, unit_price_minor, state::reservation_state from want_line
-         ), written as (
+             insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state", $($names,)? ")
+             select order_id, part, line, sku_id, quantity, unit_price_minor, state::reservation_state", $($names,)? "
+             from want_line
+         ), ", $($written,)? "
+         written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
              select $28 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
              returning sku_id, d_on_hand, d_reserved
          ), ",
-            stock_by_ledger!(),
+            stock_by_ledger!(
+                "select sku_id, d_on_hand, d_reserved, d_reserved as d_unpaid from written
+                 union all select sku_id, 0, 0, -quantity from want_line where state <> 'held'"
+            ),
             "
          select answer.*, (select seq from fence) as seq, array(select ref_id from dead) as dead,
-             1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
+             1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there", $($all_taken,)? "
          from answer"
         )
     };
 }
+/// The same with sales: a row a sale and SKU moves by the sum of its lines, if all of them lie in its window, and a row a
+/// customer where the sale has a limit. The constraints of both are the last word.
+macro_rules! place_in_sales_sql {
+    ($fence:literal) => {
+        place_sql!(
+            $fence,
+            sales: ", $29::bigint[], $30::bytea[]",
+            ", sale_id, customer",
+            "want_share as materialized (
+             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at from want_line
+             where sale_id is not null group by sale_id, sku_id
+         ), taken as (
+             update sale_sku q set sold = q.sold + w.units
+             from want_share w
+             where q.sale_id = w.sale_id and q.sku_id = w.sku_id and q.during @> w.first_at and q.during @> w.last_at
+             returning 1
+         ), limited as (
+             insert into limit_use (sale_id, sku_id, customer, used, cap)
+             select l.sale_id, l.sku_id, l.customer, sum(l.quantity), min(s.per_customer)
+             from want_line l join sale s on s.id = l.sale_id
+             where l.customer is not null group by l.sale_id, l.sku_id, l.customer
+             on conflict (sale_id, sku_id, customer) do update set used = limit_use.used + excluded.used
+         ),",
+            ", 1 / ((select count(*) from taken) = (select count(*) from want_share))::int as every_sale_was_running"
+        )
+    };
+}
 
-pub(super) const ALONE: &str =
-    place_sql!("update journal set seq = seq + 1 where id = 1 and epoch = $1 and seq = $2 returning seq");
-/// Inside a transaction the fence has been raised already.
-pub(super) const WITHIN: &str = place_sql!("select seq from journal where id = 1 and epoch = $1 and seq = $2 + 1");
+/// A statement alone is its own transaction; inside one the fence has been raised already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Alone,
+    Within,
+}
+
+impl Place {
+    fn sql(self, in_sales: bool) -> &'static str {
+        match (self, in_sales) {
+            (Self::Alone, false) => {
+                place_sql!("update journal set seq = seq + 1 where id = 1 and epoch = $1 and seq = $2 returning seq")
+            }
+            (Self::Alone, true) => place_in_sales_sql!(
+                "update journal set seq = seq + 1 where id = 1 and epoch = $1 and seq = $2 returning seq"
+            ),
+            (Self::Within, false) => {
+                place_sql!("select seq from journal where id = 1 and epoch = $1 and seq = $2 + 1")
+            }
+            (Self::Within, true) => {
+                place_in_sales_sql!("select seq from journal where id = 1 and epoch = $1 and seq = $2 + 1")
+            }
+        }
+    }
+}
 
 /// New orders with their keys, and new reservations of any order.
 pub(super) async fn place(
     conn: &mut PgConnection,
-    sql: &'static str,
+    place: Place,
     fence: Fence,
     base: i64,
     entries: &[&Entry],
@@ -67,10 +121,11 @@ pub(super) async fn place(
     let orders: Vec<_> = entries.iter().filter_map(|e| e.place.as_deref().map(|order| (*e, order))).collect();
     let keys: Vec<_> = orders.iter().filter_map(|(e, _)| e.key.as_ref().map(|key| (*e, key))).collect();
     let lines: Vec<_> = entries.iter().flat_map(|e| e.lines.iter().map(move |line| (*e, line))).collect();
-    if sql == WITHIN && orders.is_empty() && lines.is_empty() {
+    if place == Place::Within && orders.is_empty() && lines.is_empty() {
         return Ok(Written::default());
     }
-    let row = sqlx::query(sql)
+    let in_sales = entries.iter().any(|entry| entry.is_of_a_sale());
+    let question = sqlx::query(place.sql(in_sales))
         .bind(fence.epoch)
         .bind(fence.seq)
         .bind(column(&keys, |(_, key)| key.principal.as_str()))
@@ -98,9 +153,16 @@ pub(super) async fn place(
         .bind(column(&lines, |(_, line)| line.state.as_str()))
         .bind(column(&lines, |(entry, _)| entry.who.as_str()))
         .bind(column(&lines, |(entry, _)| entry.at))
-        .bind(base)
-        .fetch_one(conn)
-        .await?;
+        .bind(base);
+    let question = if in_sales {
+        let shares = column(&lines, |(_, line)| line.hold.share());
+        question
+            .bind(column(&shares, |share| share.map(|share| share.sale_id.0)))
+            .bind(column(&shares, |share| Some(share.as_ref()?.customer.as_ref()?.as_bytes())))
+    } else {
+        question
+    };
+    let row = question.fetch_one(conn).await?;
     if row.try_get::<Option<i64>, _>("seq")?.is_none() {
         return Err(WriteError::Fenced);
     }

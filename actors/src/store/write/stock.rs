@@ -29,9 +29,10 @@ pub(super) async fn splits(conn: &mut PgConnection, changes: &[(&Entry, &Changes
              from givers g where r.order_id = g.order_id and r.part = g.part
              returning r.*
          ), split as (
-             insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state, split_of)
+             insert into reservation
+                 (order_id, part, line, sku_id, quantity, unit_price_minor, state, split_of, sale_id, customer)
              select g.order_id, w.new_part, g.line, g.sku_id, w.quantity, g.unit_price_minor, g.state,
-                 coalesce(g.split_of, g.part)
+                 coalesce(g.split_of, g.part), g.sale_id, g.customer
              from want w join given g using (order_id, part)
              returning 1
          )
@@ -46,7 +47,8 @@ pub(super) async fn splits(conn: &mut PgConnection, changes: &[(&Entry, &Changes
     Ok(())
 }
 
-/// Reservations that change state, the ledger rows that follow from what changed, and the counters that follow from those.
+/// Reservations that change state, the ledger rows that follow from what changed, and the counters that follow from those;
+/// what was given back is given back to its sale and its customer's limit too.
 pub(super) async fn parts(
     conn: &mut PgConnection,
     base: i64,
@@ -65,7 +67,17 @@ pub(super) async fn parts(
              update reservation r set state = w.becomes::reservation_state
              from want w
              where r.order_id = w.order_id and r.part = w.part and r.state = w.was::reservation_state
-             returning r.order_id, r.sku_id, r.quantity, r.state, w.cause, w.who, w.at, w.n
+             returning r.order_id, r.sku_id, r.quantity, r.state, w.was, r.sale_id, r.customer, w.cause, w.who, w.at, w.n
+         ), back as materialized (
+             select sale_id, sku_id, customer, sum(quantity)::bigint as units from changed
+             where sale_id is not null and state in ('released', 'expired') group by sale_id, sku_id, customer
+         ), back_to_sale as (
+             update sale_sku q set sold = q.sold - b.units
+             from (select sale_id, sku_id, sum(units)::bigint as units from back group by sale_id, sku_id) b
+             where q.sale_id = b.sale_id and q.sku_id = b.sku_id
+         ), back_to_customer as (
+             update limit_use u set used = u.used - b.units
+             from back b where u.sale_id = b.sale_id and u.sku_id = b.sku_id and u.customer = b.customer
          ), written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
              select $8 + n, sku_id,
@@ -75,7 +87,10 @@ pub(super) async fn parts(
              from changed
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!(),
+        stock_by_ledger!(
+            "select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written
+             union all select sku_id, 0, 0, -quantity from changed where was = 'held'"
+        ),
         "
          select answer.*, 1 / ((select count(*) from changed) = (select count(*) from want))::int as every_part_was_there,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
@@ -115,13 +130,14 @@ pub(super) async fn openings(
          ), opened as (
              insert into stock (sku_id, on_hand) select sku_id, on_hand from want
              on conflict (sku_id) do nothing
-             returning sku_id, on_hand, reserved, version
+             returning sku_id, on_hand, reserved, unpaid, version
          ), written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, who, at)
              select $5 + w.n, o.sku_id, o.on_hand, 0, 'open', w.who, w.at from opened o join want w using (sku_id)
          )
          select coalesce(array_agg(sku_id), '{}') as sku_ids, coalesce(array_agg(on_hand), '{}') as on_hands,
-             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(version), '{}') as versions
+             coalesce(array_agg(reserved), '{}') as reserveds, coalesce(array_agg(unpaid), '{}') as unpaids,
+             coalesce(array_agg(version), '{}') as versions
          from opened",
     )
     .bind(column(&rows, |(_, row)| row.sku_id.0))
@@ -192,7 +208,7 @@ pub(super) async fn adjustments(
              select $6 + n, sku_id, delta, 0, 'adjust', note, who, at from want
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!(),
+        stock_by_ledger!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
         "
          select answer.*,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there

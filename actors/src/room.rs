@@ -1,0 +1,447 @@
+//! The waiting room of a sale: one actor a room, and the only one that gives numbers, draws the places and calls.
+//!
+//! What it decides is committed before anybody hears of it, and its state is a few rows, so an engine that dies forgets
+//! nobody's place and calls nobody twice. Joining writes nothing: numbers come from leased blocks, and the ticket that the
+//! shop signs is the proof of one. Who asks where they stand asks the [`Lobby`], not the actor.
+//!
+//! The reconciler has it look around several times a second: at the clock, for the start and for calls that were not used,
+//! and at the stock, for those that come next.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    clock::Clock,
+    context::Context,
+    directory::{Cell, Directory, Envelope, Kind},
+    domain::{
+        Draw, LineState, OrderId, Refusal, Room, Sale, SaleId, SalePhase, Sessions, TicketFault, Who,
+        change::{Changes, RoomMove, TicketUse},
+    },
+    error,
+    journal::Verdict,
+    sku::Skus,
+    store::{entry::Entry, load},
+};
+
+/// Numbers that are leased at once: so many places at the most stay empty when an engine dies.
+const BLOCK: i64 = 64;
+
+/// A client's session, as the shop's hash of what the client keeps to itself.
+pub type Session = [u8; 16];
+
+type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
+
+pub(crate) enum Msg {
+    /// Give a session its number: the one it has, or the next.
+    Join { session: Session, reply: Reply<i64> },
+    /// Let whoever has this number buy, if it was called.
+    Pass { number: i64, reply: Reply<Pass> },
+    /// Look around.
+    Look,
+}
+
+/// What there is to buy in the sale, as committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// Units that can be had now.
+    pub available: i64,
+    /// Units in unpaid orders: they come back where their holds lapse.
+    pub may_return: i64,
+    /// Nothing is left and nothing can come back: nobody else is called.
+    pub sold_out: bool,
+    /// The sale is over.
+    pub over: bool,
+}
+
+/// Where somebody stands, and what there is to hope for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomView {
+    /// In line.
+    pub standing: LineState,
+    /// About how long it takes until the turn comes, by the pace so far.
+    pub wait: Option<TimeDelta>,
+    /// What there is.
+    pub outlook: Outlook,
+}
+
+/// What a room's actor shares with those who ask: everything committed, and who is buying right now.
+pub(crate) struct Lobby {
+    sale_id: SaleId,
+    inner: Mutex<Inner>,
+    /// Grows with everything that can change somebody's view.
+    news: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// As last committed; none before the first load.
+    room: Option<Room>,
+    /// Numbers below this are leased.
+    leased: i64,
+    sessions: Sessions,
+    /// Places whose checkouts are on their way.
+    buying: HashSet<i64>,
+    outlook: Outlook,
+}
+
+impl Lobby {
+    fn new(sale_id: SaleId) -> Arc<Self> {
+        Arc::new(Self { sale_id, inner: Mutex::default(), news: watch::Sender::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic under this lock")
+    }
+
+    fn is_open(&self) -> bool {
+        self.lock().room.is_some()
+    }
+
+    fn open(&self, room: Room) {
+        let mut inner = self.lock();
+        inner.leased = room.given;
+        inner.room = Some(room);
+    }
+
+    fn change<R>(&self, how: impl FnOnce(&mut Inner, &mut Room) -> R) -> R {
+        let mut inner = self.lock();
+        let mut room = inner.room.take().unwrap_or_default();
+        let answer = how(&mut inner, &mut room);
+        inner.room = Some(room);
+        answer
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|news| *news += 1);
+    }
+}
+
+/// A number in line: where it stands, now and whenever that may have changed.
+pub struct InLine {
+    pub(crate) lobby: Arc<Lobby>,
+    pub(crate) number: i64,
+    /// When the sale starts; none once it is over.
+    pub(crate) starts_at: Option<DateTime<Utc>>,
+    pub(crate) clock: Clock,
+}
+
+impl InLine {
+    /// Where it stands.
+    #[must_use]
+    pub fn view(&self) -> RoomView {
+        let inner = self.lobby.lock();
+        let Some(room) = &inner.room else {
+            return RoomView { standing: LineState::BeforeTheDraw, wait: None, outlook: inner.outlook };
+        };
+        let standing = room.standing(self.number);
+        let wait = match (standing, self.starts_at) {
+            (LineState::Waiting { ahead }, Some(starts_at)) => room.wait(ahead, self.clock.now() - starts_at),
+            _ => None,
+        };
+        RoomView { standing, wait, outlook: inner.outlook }
+    }
+
+    /// Grows whenever something has changed.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.lobby.news.subscribe()
+    }
+}
+
+/// What the engine holds of all waiting rooms.
+#[derive(Clone)]
+pub(crate) struct Rooms(pub Arc<Directory<Waiting>>);
+
+impl Rooms {
+    /// A session's number in a room.
+    pub(crate) async fn join(&self, sale_id: SaleId, session: Session) -> Result<i64, Refusal> {
+        self.0.ask(sale_id, |reply| Msg::Join { session, reply }).await
+    }
+
+    /// Leave to buy, for one checkout.
+    pub(crate) async fn pass(&self, sale_id: SaleId, number: i64) -> Result<Pass, Refusal> {
+        self.0.ask(sale_id, |reply| Msg::Pass { number, reply }).await
+    }
+
+    /// The room's lobby, opened where nobody has been in yet.
+    pub(crate) async fn lobby(&self, sale_id: SaleId) -> Result<Arc<Lobby>, Refusal> {
+        let find = || self.0.find(sale_id).map(|cell| Arc::clone(&cell.shared)).filter(|lobby| lobby.is_open());
+        if let Some(lobby) = find() {
+            return Ok(lobby);
+        }
+        self.0.send(sale_id, Msg::Look).await?;
+        find().ok_or(Refusal::NotFound("waiting room"))
+    }
+
+    /// Has a room look around; one that is busy will anyway.
+    pub(crate) async fn look(&self, sale_id: SaleId) {
+        if self.0.find(sale_id).is_none_or(|cell| cell.depth() == 0) {
+            self.0.send(sale_id, Msg::Look).await.ok();
+        }
+    }
+}
+
+/// Leave to buy: dropped before the order is in Postgres it is as if it had not been given.
+pub(crate) struct Pass {
+    lobby: Arc<Lobby>,
+    place: i64,
+    bought: bool,
+}
+
+impl Pass {
+    /// The row that uses it up, in the entry of the order.
+    pub(crate) fn used_for(&self, order_id: OrderId) -> TicketUse {
+        TicketUse { sale_id: self.lobby.sale_id, place: self.place, order_id }
+    }
+
+    /// The order is in Postgres.
+    pub(crate) fn bought(mut self) {
+        self.bought = true;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.lobby.change(|inner, room| {
+            inner.buying.remove(&self.place);
+            if self.bought {
+                room.used.insert(self.place);
+            }
+        });
+        self.lobby.tell();
+    }
+}
+
+/// How waiting rooms are started.
+pub(crate) struct Waiting {
+    pub context: Arc<Context>,
+    pub skus: Skus,
+}
+
+#[async_trait]
+impl Kind for Waiting {
+    const NAME: &'static str = "rooms";
+    const ONE: &'static str = "room";
+    const MAILBOX: usize = 65_536;
+    const ESCALATES: bool = false;
+    type Key = SaleId;
+    type Msg = Msg;
+    type Shared = Arc<Lobby>;
+
+    fn shared(&self, key: SaleId) -> Arc<Lobby> {
+        Lobby::new(key)
+    }
+
+    async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
+        let sale = self.context.sales.get(cell.key);
+        sale.filter(|sale| sale.waiting_room).ok_or(Refusal::NotFound("waiting room"))?;
+        if !cell.shared.is_open() {
+            let now = self.context.clock.now();
+            let room = load::rooms::room(&self.context.pool, cell.key, now).await;
+            cell.shared.open(room.map_err(|error| error::refusal(&error))?);
+        }
+        let keeper =
+            Keeper { context: Arc::clone(&self.context), skus: self.skus.clone(), lobby: Arc::clone(&cell.shared) };
+        let spawned = Actor::spawn_linked(None, keeper, (), supervisor).await;
+        spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
+    }
+
+    fn may_rest(&self, lobby: &Arc<Lobby>) -> bool {
+        let inner = lobby.lock();
+        inner.outlook.over && inner.buying.is_empty()
+    }
+
+    fn detail(&self, lobby: &Arc<Lobby>) -> Option<serde_json::Value> {
+        let inner = lobby.lock();
+        let room = inner.room.as_ref()?;
+        Some(serde_json::json!({
+            "given": room.given, "drawn": room.draw.as_ref().map(Draw::count), "called": room.called,
+            "on_their_way": room.on_their_way(), "bought": room.used.len(), "sold_out": inner.outlook.sold_out,
+        }))
+    }
+}
+
+struct Keeper {
+    context: Arc<Context>,
+    skus: Skus,
+    lobby: Arc<Lobby>,
+}
+
+impl Actor for Keeper {
+    type Msg = Envelope<Waiting>;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let (msg, _ticket) = envelope.open();
+        match msg {
+            Msg::Join { session, reply } => drop(reply.send(self.join(session).await)),
+            Msg::Pass { number, reply } => drop(reply.send(self.pass(number))),
+            Msg::Look => self.look().await,
+        }
+        Ok(())
+    }
+}
+
+impl Keeper {
+    async fn join(&self, session: Session) -> Result<i64, Refusal> {
+        let known = self.lobby.change(|inner, room| {
+            // who has bought, or let the turn pass, may stand in line again
+            let stands = |number: &i64| !matches!(room.standing(*number), LineState::Used | LineState::Lapsed);
+            inner.sessions.number(session).filter(stands)
+        });
+        if let Some(number) = known {
+            return Ok(number);
+        }
+        let now = self.context.clock.now();
+        let sale = self.context.sales.get(self.lobby.sale_id).filter(|sale| sale.is_open(now));
+        if sale.ok_or(Refusal::NotFound("waiting room"))?.phase(now) == SalePhase::Running {
+            self.draw().await?; // nobody who comes after the start takes part
+        }
+        let (waiting, full) = self.lobby.change(|inner, room| (room.given - room.called, room.given == inner.leased));
+        if waiting >= self.context.rooms.most {
+            return Err(Refusal::Busy);
+        }
+        if full {
+            self.lease().await?;
+        }
+        Ok(self.lobby.change(|inner, room| {
+            let number = room.given;
+            room.given += 1;
+            inner.sessions.give(session, number);
+            number
+        }))
+    }
+
+    fn pass(&self, number: i64) -> Result<Pass, Refusal> {
+        let now = self.context.clock.now();
+        self.lobby.change(|inner, room| match room.standing(number) {
+            LineState::Admitted { until } if now < until => {
+                let place = room.place(number).unwrap_or_default();
+                if !inner.buying.insert(place) {
+                    return Err(TicketFault::Used.into());
+                }
+                Ok(Pass { lobby: Arc::clone(&self.lobby), place, bought: false })
+            }
+            LineState::Admitted { .. } | LineState::Lapsed => Err(TicketFault::Expired.into()),
+            LineState::Used => Err(TicketFault::Used.into()),
+            LineState::BeforeTheDraw | LineState::Waiting { .. } => Err(TicketFault::NotAdmitted.into()),
+        })
+    }
+
+    /// The clock and the stock: the draw when the sale has started, and then whoever comes next. What cannot be committed now
+    /// is decided again with the next look.
+    async fn look(&self) {
+        let now = self.context.clock.now();
+        let sale = self.context.sales.get(self.lobby.sale_id).filter(|sale| sale.waiting_room && sale.is_open(now));
+        let Some(sale) = sale else { return self.foresee(Outlook { over: true, ..Outlook::default() }) };
+        self.lapse(now);
+        let outlook = self.outlook(&sale, now);
+        if sale.phase(now) == SalePhase::Running && self.draw().await.is_ok() {
+            self.call(outlook.available, now).await.ok();
+        }
+        self.foresee(outlook);
+    }
+
+    fn lapse(&self, now: DateTime<Utc>) {
+        let lapsed = self.lobby.change(|_, room| {
+            let before = room.calls.len();
+            room.lapse(now);
+            room.calls.len() < before
+        });
+        if lapsed {
+            self.lobby.tell();
+        }
+    }
+
+    /// What there is: of each SKU no more than the sale has left of it. Unpaid orders outside the sale count among those that
+    /// may come back, so the end is told a little late rather than too early.
+    fn outlook(&self, sale: &Sale, now: DateTime<Utc>) -> Outlook {
+        let (mut available, mut may_return, mut all_known) = (0, 0, true);
+        for item in &sale.items {
+            let Some(counters) = self.skus.committed(item.sku_id) else {
+                all_known = false; // its actor is being woken
+                continue;
+            };
+            let sold = self.skus.sold_in(item.sku_id, sale.id).unwrap_or_default();
+            available += counters.available().min(item.quantity - sold).max(0);
+            may_return += counters.unpaid.min(sold);
+        }
+        let running = sale.phase(now) == SalePhase::Running;
+        Outlook { available, may_return, sold_out: running && all_known && available + may_return == 0, over: false }
+    }
+
+    fn foresee(&self, outlook: Outlook) {
+        let changed = std::mem::replace(&mut self.lobby.lock().outlook, outlook) != outlook;
+        if changed {
+            self.lobby.tell();
+        }
+    }
+
+    async fn lease(&self) -> Result<(), Refusal> {
+        let leased = self.lobby.lock().leased + BLOCK;
+        self.commit(RoomMove { given: leased, ..self.as_it_is() }).await?;
+        self.lobby.lock().leased = leased;
+        Ok(())
+    }
+
+    /// Draws, once: from a number that nobody could know or choose before, for the hasher's keys are the system's randomness.
+    async fn draw(&self) -> Result<(), Refusal> {
+        let Some(given) = self.lobby.change(|_, room| room.draw.is_none().then_some(room.given)) else { return Ok(()) };
+        let seed = RandomState::new().hash_one(self.lobby.sale_id.0).cast_signed();
+        let draw = Draw::new(seed, given);
+        self.commit(RoomMove { drawn: Some((seed, given)), ..self.as_it_is() }).await?;
+        self.lobby.change(|_, room| room.draw = Some(draw));
+        self.lobby.tell();
+        Ok(())
+    }
+
+    async fn call(&self, units: i64, now: DateTime<Utc>) -> Result<(), Refusal> {
+        let until = now + self.context.rooms.admission;
+        let Some(call) = self.lobby.change(|_, room| room.next_call(units, until)) else { return Ok(()) };
+        let called = call.places.end;
+        self.commit(RoomMove { called, call: Some(call.clone()), ..self.as_it_is() }).await?;
+        self.lobby.change(|_, room| {
+            room.called = called;
+            room.calls.push(call);
+        });
+        self.lobby.tell();
+        Ok(())
+    }
+
+    /// The room's row as it is in Postgres.
+    fn as_it_is(&self) -> RoomMove {
+        let inner = self.lobby.lock();
+        let room = inner.room.as_ref();
+        RoomMove {
+            sale_id: self.lobby.sale_id,
+            given: inner.leased,
+            drawn: room.and_then(|room| room.draw.as_ref()).map(|draw| (draw.seed, draw.count())),
+            called: room.map_or(0, |room| room.called),
+            call: None,
+        }
+    }
+
+    async fn commit(&self, row: RoomMove) -> Result<(), Refusal> {
+        let mut entry = Entry::new(self.context.clock.now(), Who::Engine);
+        entry.changes = Some(Box::new(Changes { rooms: vec![row], ..Changes::default() }));
+        match self.context.journal.commit(entry).await? {
+            Verdict::Committed => Ok(()),
+            Verdict::Superseded => Err(Refusal::Superseded),
+            Verdict::KeyTaken | Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
+        }
+    }
+}

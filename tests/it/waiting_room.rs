@@ -1,0 +1,298 @@
+//! The waiting room of a sale, over HTTP: a fair place, a ticket that is worth nothing to anybody else, as many called as
+//! there are units, and everybody told when there is nothing more to hope for.
+
+use std::collections::HashSet;
+
+use chrono::TimeDelta;
+use futures::{StreamExt, stream};
+use reqwest::Method;
+use serde_json::{Value, json};
+use souk_actors::clock::Clock;
+
+use crate::{
+    live_stock::Ear,
+    support::{
+        eventually,
+        house::House,
+        shop::{Answer, Api, HOLD, TestShop, basket, fresh, paid_basket},
+    },
+};
+
+/// How long whoever is called has to buy, in seconds; the shop's default.
+const ADMISSION: i64 = 300;
+
+/// A sale of all there is of one SKU, with a waiting room.
+struct Sale {
+    id: String,
+    sku_id: String,
+}
+
+impl Sale {
+    /// It starts after so many seconds, and runs for a day.
+    async fn make(api: &Api, units: i64, starts_in: i64) -> Self {
+        let sku_id = api.sku(units).await;
+        let starts_at = Clock::default().now() + TimeDelta::seconds(starts_in);
+        let price = json!({ "amount": "9.99", "currency": "USD" });
+        let mut body = json!({
+            "name": "Friday", "starts_at": starts_at, "ends_at": starts_at + TimeDelta::days(1), "waiting_room": true,
+            "skus": [{ "sku_id": sku_id, "quantity": units, "prices": [price] }],
+        });
+        if starts_in == 0 {
+            body.as_object_mut().expect("an object").remove("starts_at");
+        }
+        let request = api.request(Method::POST, "/v1/admin/sales").bearer_auth(&api.staff);
+        let made =
+            Answer::of(request.header("idempotency-key", fresh("sale")).json(&body)).await.expect("an answer").ok();
+        Self { id: made["sale_id"].as_str().expect("an id").to_owned(), sku_id }
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/v1/sales/{}/room{rest}", self.id)
+    }
+
+    async fn try_join(&self, api: &Api, session: &str) -> Answer {
+        let request = api.request(Method::POST, &self.path("")).header("souk-session", session);
+        Answer::of(request).await.expect("an answer")
+    }
+
+    /// Somebody with a session of their own.
+    async fn join(&self, api: &Api) -> Guest {
+        let session = fresh("a-session-that-nobody-guesses");
+        let joined = self.try_join(api, &session).await.ok();
+        assert_eq!(joined["session"], session.as_str());
+        let email = format!("{}@example.com", fresh("guest"));
+        Guest { ticket: joined["ticket"].as_str().expect("a ticket").to_owned(), session, email }
+    }
+
+    async fn see(&self, api: &Api, guest: &Guest) -> Value {
+        api.get(&self.path(&format!("?ticket={}", guest.ticket))).await.ok()
+    }
+
+    async fn state(&self, api: &Api, guest: &Guest) -> String {
+        self.see(api, guest).await["state"].as_str().expect("a word").to_owned()
+    }
+
+    async fn becomes(&self, api: &Api, guest: &Guest, state: &str) {
+        eventually(state, async || self.state(api, guest).await == state).await;
+    }
+
+    /// One unit for a guest, with what it shows.
+    async fn buy(&self, api: &Api, guest: &Guest) -> Answer {
+        self.buy_as(api, guest, &guest.ticket, &guest.session, &fresh("key")).await
+    }
+
+    async fn buy_as(&self, api: &Api, guest: &Guest, ticket: &str, session: &str, key: &str) -> Answer {
+        let mut body = basket(&[(&self.sku_id, 1)]);
+        body["email"] = guest.email.as_str().into();
+        let request = api.request(Method::POST, "/v1/checkouts").header("idempotency-key", key).json(&body);
+        let request = request.header("souk-ticket", ticket).header("souk-session", session);
+        Answer::of(request).await.expect("an answer")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Guest {
+    ticket: String,
+    session: String,
+    email: String,
+}
+
+/// How many guests are in each state.
+async fn count(sale: &Sale, api: &Api, guests: &[Guest], state: &str) -> usize {
+    let states: Vec<String> =
+        stream::iter(guests).map(|guest| sale.state(api, guest)).buffer_unordered(32).collect().await;
+    states.iter().filter(|one| *one == state).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_came_before_the_start_is_drawn_and_who_came_later_stands_behind() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 3_600).await;
+    let mut early = Vec::new();
+    for _ in 0..40 {
+        early.push(sale.join(&shop).await);
+    }
+    assert_eq!(sale.state(&shop, &early[0]).await, "before_start");
+    shop.later(3_601).await;
+    eventually("one is called", async || count(&sale, &shop, &early, "admitted").await == 1).await;
+    let mut late = Vec::new();
+    for _ in 0..5 {
+        late.push(sale.join(&shop).await);
+    }
+    // every place is somebody's, those who came later stand behind in the order in which they came …
+    let mut places = Vec::new();
+    for guest in &early {
+        places.push(sale.see(&shop, guest).await["position"].as_i64().unwrap_or(0));
+    }
+    assert_eq!(places.iter().collect::<HashSet<_>>().len(), 40, "{places:?}");
+    for (at, guest) in (40..).zip(&late) {
+        assert_eq!(sale.see(&shop, guest).await["position"], at);
+    }
+    // … and those who came before do not
+    assert!(!places.is_sorted(), "{places:?}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_has_one_ticket_and_a_ticket_one_session() {
+    let shop = TestShop::open().await;
+    let (sale, other) = (Sale::make(&shop, 1, 0).await, Sale::make(&shop, 1, 0).await);
+    let guest = sale.join(&shop).await;
+    let tabs = futures::future::join_all((0..20).map(|_| sale.try_join(&shop, &guest.session))).await;
+    for tab in tabs {
+        assert_eq!(tab.ok()["ticket"], guest.ticket.as_str(), "many tabs are one");
+    }
+    sale.becomes(&shop, &guest, "admitted").await;
+    let second = sale.join(&shop).await;
+    let foreign = other.join(&shop).await;
+    other.becomes(&shop, &foreign, "admitted").await;
+    let try_with = async |ticket: &str, session: &str| sale.buy_as(&shop, &guest, ticket, session, &fresh("key")).await;
+
+    let plain = shop.checkout(&fresh("key"), &basket(&[(&sale.sku_id, 1)])).await;
+    plain.is_problem(403, "ticket_required");
+    try_with(&guest.ticket, &second.session).await.is_problem(403, "ticket_invalid");
+    try_with(&foreign.ticket, &foreign.session).await.is_problem(403, "ticket_invalid");
+    for forged in ["", "x", "AAAA.AAAA", &guest.ticket[1..], &format!("{}A", guest.ticket)] {
+        try_with(forged, &guest.session).await.is_problem(403, "ticket_invalid");
+        shop.get(&sale.path(&format!("?ticket={forged}"))).await.is_problem(403, "ticket_invalid");
+        shop.get(&sale.path(&format!("/stream?ticket={forged}"))).await.is_problem(403, "ticket_invalid");
+    }
+    try_with(&second.ticket, &second.session).await.is_problem(409, "not_admitted");
+    sale.try_join(&shop, "short").await.is_problem(422, "invalid");
+    shop.post("/v1/sales/sale_1/room", json!({})).await.is_problem(404, "not_found");
+
+    // once, and the same key finds the same order
+    let key = fresh("key");
+    let bought = sale.buy_as(&shop, &guest, &guest.ticket, &guest.session, &key).await.ok();
+    let again = sale.buy_as(&shop, &guest, &guest.ticket, &guest.session, &key).await;
+    assert_eq!((again.status, &again.body["order_id"]), (201, &bought["order_id"]), "{}", again.text);
+    assert_eq!(sale.state(&shop, &guest).await, "used");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_buys_once() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 10, 0).await;
+    let guest = sale.join(&shop).await;
+    sale.becomes(&shop, &guest, "admitted").await;
+    let tries = futures::future::join_all((0..10).map(|_| sale.buy(&shop, &guest))).await;
+    let sold = tries.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(sold, 1, "{tries:?}");
+    tries.iter().filter(|answer| answer.status != 201).for_each(|answer| answer.is_problem(409, "ticket_used"));
+    assert_eq!(shop.stock(&sale.sku_id).await, (10, 1));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_goes_by_and_a_hold_that_lapses_let_the_next_in() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 0).await;
+    let [first, second, third] = [sale.join(&shop).await, sale.join(&shop).await, sale.join(&shop).await];
+    sale.becomes(&shop, &first, "admitted").await;
+    assert_eq!(sale.see(&shop, &second).await["position"], 1);
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", third.ticket))).await;
+    assert_eq!(ear.next().await.expect("at once")["position"], 2);
+    // the first does not buy
+    shop.later(ADMISSION + 1).await;
+    sale.becomes(&shop, &second, "admitted").await;
+    assert_eq!(sale.state(&shop, &first).await, "lapsed");
+    sale.buy(&shop, &first).await.is_problem(409, "ticket_expired");
+    ear.until("one step nearer", |place| place["position"] == 1).await;
+    // the second does, and does not pay
+    assert_eq!(sale.buy(&shop, &second).await.status, 201);
+    ear.until("it may come back", |place| place["may_return"] == 1 && place["state"] == "waiting").await;
+    shop.later(HOLD + 1).await;
+    ear.until("the turn has come", |place| place["state"] == "admitted").await;
+    assert_eq!(sale.buy(&shop, &third).await.status, 201);
+    // whose turn went by may stand in line again
+    let again = sale.try_join(&shop, &first.session).await.ok();
+    assert_ne!(again["ticket"], first.ticket.as_str());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_nothing_can_come_back_everybody_who_waits_is_told() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 0).await;
+    let (buyer, waits) = (sale.join(&shop).await, sale.join(&shop).await);
+    sale.becomes(&shop, &buyer, "admitted").await;
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", waits.ticket))).await;
+    let mut body = paid_basket(&[(&sale.sku_id, 1)]);
+    body["email"] = buyer.email.as_str().into();
+    let request = shop.request(Method::POST, "/v1/checkouts").header("idempotency-key", fresh("key")).json(&body);
+    let request = request.header("souk-ticket", &buyer.ticket).header("souk-session", &buyer.session);
+    let placed = crate::support::shop::Placed::of(&Answer::of(request).await.expect("an answer").ok());
+    ear.until("there is hope", |place| place["may_return"] == 1 && place["state"] == "waiting").await;
+    shop.bank.approve(&placed).await;
+    shop.becomes(&placed, "confirmed", "paid").await;
+    ear.until("it is over", |place| place["state"] == "sold_out").await;
+    assert_eq!(sale.state(&shop, &waits).await, "sold_out");
+    shop.close().await;
+}
+
+/// Everybody wants one, asks until it is their turn, and buys; those who are left are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_join_and_fifty_are_sold() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 50, 3_600).await;
+    let guests: Vec<Guest> = stream::iter(0..1_000).map(|_| sale.join(&shop)).buffer_unordered(64).collect().await;
+    shop.later(3_601).await;
+    let mut orders = 0;
+    eventually("fifty have bought", async || {
+        let buys = async |guest: &Guest| match sale.state(&shop, guest).await.as_str() {
+            "admitted" => sale.buy(&shop, guest).await.status == 201,
+            _ => false,
+        };
+        let bought: Vec<bool> = stream::iter(&guests).map(buys).buffer_unordered(64).collect().await;
+        orders += bought.into_iter().filter(|bought| *bought).count();
+        orders >= 50
+    })
+    .await;
+    assert_eq!(orders, 50);
+    assert_eq!(shop.stock(&sale.sku_id).await, (50, 50));
+    assert_eq!(count(&sale, &shop, &guests, "used").await, 50);
+    assert_eq!(count(&sale, &shop, &guests, "waiting").await, 950, "they may come back");
+    assert_eq!(shop.count("select count(*) from ticket_use").await, 50);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_that_is_killed_forgets_no_place_and_calls_nobody_twice() {
+    let mut house = House::new(&[("SOUK_CHECKOUT__HOLD_SECONDS", "900")]);
+    house.start(None).await;
+    let api = house.api.clone();
+    let sale = Sale::make(&api, 3, 0).await;
+    let mut guests = Vec::new();
+    for _ in 0..10 {
+        guests.push(sale.join(&api).await);
+    }
+    eventually("three are called", async || count(&sale, &api, &guests, "admitted").await == 3).await;
+    assert_eq!(sale.buy(&api, &guests[0]).await.status, 201);
+    let before: Vec<Value> = guests[3..].iter().map(|guest| json!(guest.ticket)).collect();
+    house.kill().await;
+    house.start(None).await;
+    assert_eq!(sale.state(&api, &guests[0]).await, "used");
+    sale.buy(&api, &guests[0]).await.is_problem(409, "ticket_used");
+    let newcomer = sale.join(&api).await;
+    assert!(!before.contains(&json!(newcomer.ticket)));
+    for (at, guest) in (1..).zip(&guests[3..]) {
+        assert_eq!(sale.see(&api, guest).await["position"], at, "nobody has lost a place, nobody else was called");
+    }
+    for guest in &guests[1..3] {
+        assert_eq!(sale.buy(&api, guest).await.status, 201, "who was called may still buy");
+    }
+    assert_eq!(api.stock(&sale.sku_id).await, (3, 3));
+    house.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_room_says_so_and_keeps_those_who_are_in() {
+    let shop = TestShop::with(&[("SOUK_WAITING_ROOM__MOST_WAITING", "3")]).await;
+    let sale = Sale::make(&shop, 1, 3_600).await;
+    let guests = [sale.join(&shop).await, sale.join(&shop).await, sale.join(&shop).await];
+    sale.try_join(&shop, &fresh("a-session-that-nobody-guesses")).await.is_problem(503, "busy");
+    let again = sale.try_join(&shop, &guests[0].session).await.ok();
+    assert_eq!(again["ticket"], guests[0].ticket.as_str());
+    shop.close().await;
+}
