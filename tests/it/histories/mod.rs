@@ -17,7 +17,7 @@ use self::{
     walk::Walk,
     world::{all_is_done, time_passes, trouble},
 };
-use crate::support::shop::{Placed, TestShop, dollars};
+use crate::support::shop::{HASTY, Placed, TestShop, dollars};
 
 /// Histories that go on side by side.
 const AT_ONCE: usize = 32;
@@ -264,7 +264,7 @@ impl Shelf {
 /// So many histories, from an empty shop to clean books. `intent` says when money is taken.
 async fn histories(intent: &str, count: usize, seed: u64) {
     println!("SOUK_HISTORIES={count} SOUK_SEED={seed}, {intent}");
-    let shop = TestShop::with(&[("SOUK_SHIPPO__TIMEOUT_SECONDS", "2"), ("SOUK_CHECKOUT__INTENT", intent)]).await;
+    let shop = TestShop::with(&[HASTY, ("SOUK_SHIPPO__TIMEOUT_SECONDS", "2"), ("SOUK_CHECKOUT__INTENT", intent)]).await;
     let told_to = format!("{}/v1/webhooks/shippo?token=souk", shop.base);
     shop.bank.control("shippo/settings", json!({ "webhook_url": told_to })).await;
     let shelf = Shelf::filled(&shop, count).await;
