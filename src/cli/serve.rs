@@ -102,6 +102,8 @@ async fn serve(
         }
         Mode::Development | Mode::Production => None,
     };
+    // before anybody is served: who is ready can also be told to stop
+    let mut signals = Signals::listen()?;
     let app = match App::start(config, connect, listener).await {
         Ok(app) => app,
         Err(error) => {
@@ -115,7 +117,6 @@ async fn serve(
         app.faults.arm_text(&fault)?;
     }
     greet(config, &app).await;
-    let mut signals = Signals::listen()?;
     let end = tokio::select! {
         _ = signals.next() => {
             tracing::info!("stopping");

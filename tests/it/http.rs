@@ -626,7 +626,7 @@ async fn clients_that_fall_asleep() {
         let head = format!("POST /v1/checkouts HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n");
         let rest = "Idempotency-Key: k\r\nContent-Length: 100\r\n\r\n{";
         line.write_all(format!("{head}{rest}").as_bytes()).expect("it is read");
-        line.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+        line.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
         let mut answer = [0; 2_000];
         let length = line.read(&mut answer).expect("an answer");
         String::from_utf8_lossy(&answer[..length]).into_owned()

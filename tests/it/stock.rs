@@ -14,7 +14,14 @@ use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, finge
 async fn one_unit_and_five_hundred_buyers_make_one_order() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
-    let answers = join_all((0..500).map(|_| shop.buy(sku_id, 1))).await;
+    // on a busy machine somebody may be asked to come again
+    let insist = async |_: usize| loop {
+        match shop.buy(sku_id, 1).await {
+            Err(Refusal::Away(_)) => {}
+            answer => break answer,
+        }
+    };
+    let answers = join_all((0..500).map(insist)).await;
     let (sold, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert_eq!(sold.len(), 1);
     for refusal in refused {
