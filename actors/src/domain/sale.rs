@@ -575,7 +575,7 @@ mod tests {
             let customers = ["a@x.y", "b@x.y", "c@x.y"].map(customer);
             let mut tally = Tally::default();
             let mut promised: Vec<(Customer, i64)> = Vec::new();
-            let mut kept = Vec::new();
+            let mut kept: Vec<(Customer, i64)> = Vec::new();
             for (step, who, units) in steps {
                 let who = customers[usize::from(who)];
                 match step {
