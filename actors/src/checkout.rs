@@ -82,9 +82,9 @@ pub struct Checkout {
 }
 
 impl Checkout {
-    /// Whose limits it counts against: every buyer is a guest so far, known by the mailbox.
-    pub(crate) fn customer(&self) -> Customer {
-        Customer::guest(&self.email)
+    /// How a line was quoted, and whose limit it counts against: every buyer is a guest so far, known by the mailbox.
+    pub(crate) fn buying(&self, line: &PricedLine) -> Buying {
+        line.sale_id.map_or(Buying::Usual, |sale_id| Buying::InSale(sale_id, Customer::guest(&self.email)))
     }
 
     /// The last look before anything is decided: a line that names its SKU again would wait for its own promise, and a
@@ -412,10 +412,8 @@ impl Saga {
         let mut short = Vec::new();
         let mut by_sku: Vec<&PricedLine> = checkout.lines.iter().collect();
         by_sku.sort_unstable_by_key(|line| line.sku_id);
-        let customer = checkout.customer();
         for line in by_sku {
-            let buying = Buying { sale_id: line.sale_id, customer };
-            match self.skus.hold_for(buying, line.sku_id, line.quantity).await {
+            match self.skus.hold_for(checkout.buying(line), line.sku_id, line.quantity).await {
                 Ok(hold) if !is_priced_right(&hold, line.unit_price) => {
                     return Err(Refusal::OfferChanged { sku_id: line.sku_id });
                 }

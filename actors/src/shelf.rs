@@ -37,11 +37,13 @@ struct Tallies {
     as_of: i64,
 }
 
-/// A buyer, and how the units were quoted: in this sale, or at the usual price.
+/// How units were quoted to a buyer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Buying {
-    pub sale_id: Option<SaleId>,
-    pub customer: Customer,
+pub(crate) enum Buying {
+    /// At the usual price, which is anybody's.
+    Usual,
+    /// In this sale, to this customer.
+    InSale(SaleId, Customer),
 }
 
 /// Units that somebody wants.
@@ -230,13 +232,13 @@ impl Inner {
 
     /// How the units would be had, if they were quoted as they are sold now.
     fn terms<'a>(&self, sku_id: SkuId, wish: &Wish<'a>) -> Result<Terms<'a>, NoHold> {
-        let Some(Buying { sale_id, customer }) = wish.buying else { return Ok(Terms::Usual { aside: 0 }) };
-        match (Offer::of(wish.sales, sku_id, wish.at, |sale_id| self.sold_in(sale_id)), sale_id) {
-            (Offer::Usual { aside }, None) => Ok(Terms::Usual { aside }),
-            (Offer::InSale(sale, item), Some(quoted)) if quoted == sale.id => {
+        let Some(buying) = wish.buying else { return Ok(Terms::Usual { aside: 0 }) };
+        match (Offer::of(wish.sales, sku_id, wish.at, |sale_id| self.sold_in(sale_id)), buying) {
+            (Offer::Usual { aside }, Buying::Usual) => Ok(Terms::Usual { aside }),
+            (Offer::InSale(sale, item), Buying::InSale(quoted, customer)) if quoted == sale.id => {
                 Ok(Terms::InSale(sale, item, sale.per_customer.map(|limit| (customer, limit))))
             }
-            (Offer::NotBefore(sale), None) => {
+            (Offer::NotBefore(sale), Buying::Usual) => {
                 let (sale_id, starts_at) = (sale.id, sale.starts_at);
                 Err(NoHold::NotOffered(Refusal::SaleNotStarted { sku_id, sale_id, starts_at }))
             }

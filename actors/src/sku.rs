@@ -80,10 +80,10 @@ impl Skus {
 
     /// Whether `units` can be had, as far as that is final and known in memory: what could be had where it is less. None where
     /// nobody is in, or where something else than "sold out" is to be said. Nobody is woken for it.
-    pub(crate) fn short_of(&self, sku_id: SkuId, units: i64, buying: Option<Buying>) -> Option<Result<(), i64>> {
+    pub(crate) fn short_of(&self, sku_id: SkuId, units: i64, buying: Buying) -> Option<Result<(), i64>> {
         let cell = self.0.find(sku_id)?;
         cell.shared.committed()?;
-        match self.0.kind.refuses(&cell.shared, units, buying) {
+        match self.0.kind.refuses(&cell.shared, units, Some(buying)) {
             None => Some(Ok(())),
             Some(HoldError::SoldOut { available }) => Some(Err(available)),
             Some(HoldError::NotOffered(_) | HoldError::Refused(_)) => None,

@@ -574,7 +574,8 @@ mod tests {
         ) {
             let customers = ["a@x.y", "b@x.y", "c@x.y"].map(customer);
             let mut tally = Tally::default();
-            let (mut promised, mut kept): (Vec<(Customer, i64)>, Vec<(Customer, i64)>) = (Vec::new(), Vec::new());
+            let mut promised: Vec<(Customer, i64)> = Vec::new();
+            let mut kept: Vec<(Customer, i64)> = Vec::new();
             for (step, who, units) in steps {
                 let who = customers[usize::from(who)];
                 match step {

@@ -9,7 +9,6 @@ use crate::{
     error,
     listeners::Listening,
     order::{CommandKey, Msg},
-    shelf::Buying,
     store::{
         inbox::{self, InboxRow},
         load,
@@ -116,9 +115,7 @@ impl Engine {
     fn sold_out(&self, checkout: &Checkout) -> Option<Vec<ShortLine>> {
         let mut short = Vec::new();
         for line in &checkout.lines {
-            // outside sales it does not matter who asks
-            let in_sales = self.context.sales.of(line.sku_id).is_some();
-            let buying = in_sales.then(|| Buying { sale_id: line.sale_id, customer: checkout.customer() });
+            let buying = checkout.buying(line);
             if let Err(available) = self.actors.skus.short_of(line.sku_id, line.quantity, buying)? {
                 short.push(ShortLine { sku_id: line.sku_id, requested: line.quantity, available });
             }

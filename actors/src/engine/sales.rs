@@ -130,6 +130,9 @@ impl Engine {
         route: &'static str,
         ref_id: i64,
     ) -> Result<Made, Refusal> {
+        if sale.hold.is_some_and(|hold| hold <= self.context.policy.capture_margin) {
+            return Err(Invalid::new("hold_minutes", "is over before a payment could be taken").into());
+        }
         let at = self.context.clock.now();
         let others = self.context.sales.list();
         let meets =

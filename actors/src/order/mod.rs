@@ -21,7 +21,7 @@ use crate::{
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
         Command, Commanded, Customer, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState,
-        Refusal, Restock, Task, TaskId, TaskKind, Who, change::InboxMark,
+        Refusal, Restock, SaleShare, Task, TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
@@ -534,9 +534,9 @@ impl Keeper {
         let mut lines: Vec<Part> = order.lines().collect();
         lines.sort_unstable_by_key(|part| part.sku_id);
         let mut holds = Vec::with_capacity(lines.len());
-        let customer = Customer::guest(&order.email);
         for part in lines {
-            let buying = Buying { sale_id: part.share.map(|share| share.sale_id), customer };
+            let in_sale = |share: SaleShare| Buying::InSale(share.sale_id, Customer::guest(&order.email));
+            let buying = part.share.map_or(Buying::Usual, in_sale);
             match self.skus.hold_for(buying, part.sku_id, part.quantity).await {
                 Ok(hold) => holds.push(hold),
                 Err(HoldError::SoldOut { .. } | HoldError::NotOffered(_)) => return Ok(None),
