@@ -191,6 +191,7 @@ async fn staff_change_a_sale_as_far_as_it_can_change() {
     let changed = shop.changes(&made, change).await.ok();
     assert!(changed.get("limit_per_customer").is_none(), "{changed}");
     assert_eq!((&changed["hold_minutes"], &changed["waiting_room"]), (&json!(4), &json!(true)));
+    assert_eq!(shop.changes(&made, json!({ "waiting_room": false })).await.ok()["waiting_room"], json!(false));
     assert_eq!(changed["skus"][0]["sku_id"], other.as_str());
     assert_eq!(changed["skus"].as_array().map(Vec::len), Some(1));
     shop.changes(&made, json!({ "quantities": [{ "sku_id": sku_id, "quantity": 3 }] }))
