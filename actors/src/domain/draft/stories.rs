@@ -588,7 +588,7 @@ impl Dice {
     }
 }
 
-/// Something that a provider may say, at some time.
+/// Something that a provider may say, at some time. A refund or a dispute is of one capture, as long as it lives.
 fn a_word(dice: &mut Dice, now: i64) -> Fact {
     use FactStatus as Status;
     let seconds = now - i64::try_from(dice.roll(20)).expect("small");
@@ -602,11 +602,11 @@ fn a_word(dice: &mut Dice, now: i64) -> Fact {
         1 => {
             let status = dice.pick(&[Status::Completed, Status::Cancelled, Status::Failed, Status::Pending]);
             let (name, minor) = dice.pick(&[("HAND", 300), ("REV", 700)]);
-            Fact { parent: Some(id.into()), ..by_hand(name, status, minor, seconds) }
+            Fact { parent: Some(id.into()), ..by_hand(&format!("{name} of {id}"), status, minor, seconds) }
         }
         2 => {
             let status = dice.pick(&[Status::Open, Status::Lost, Status::Won]);
-            Fact { parent: Some(id.into()), ..disputed(status, 400, seconds) }
+            Fact { object_id: format!("DIS of {id}"), parent: Some(id.into()), ..disputed(status, 400, seconds) }
         }
         _ => {
             let status = dice.pick(&[Status::Created, Status::Voided, Status::Completed]);
@@ -679,6 +679,19 @@ impl Story {
             assert_eq!(self.order.kept_minor(), 0, "it is kept: {:#?}", self.order.refunds);
         }
     }
+}
+
+#[test]
+fn money_that_went_back_by_hand_and_is_here_again_goes_back_where_the_order_is_over() {
+    let mut story = Story::reserved();
+    story.call_off(None);
+    let voided = fact(FactKind::Authorisation, "AUTH", FactStatus::Voided, 1_000, 29);
+    story.is_told(vec![voided]);
+    story.is_told(vec![by_hand("HAND", FactStatus::Completed, 1_000, 30)]);
+    story.is_told(vec![captured("CAP", FactStatus::Completed, 1_000, 30)]);
+    assert_eq!((story.order.status, story.order.kept_minor()), (OrderStatus::Cancelled, 0));
+    story.is_told(vec![by_hand("HAND", FactStatus::Failed, 1_000, 31)]);
+    assert_eq!(story.back(), 1_000, "it is asked for");
 }
 
 #[test]
