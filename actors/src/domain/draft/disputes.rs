@@ -32,7 +32,7 @@ impl Draft<'_> {
         self.set_state_by_captures(payment_id);
         let kind = if lost > 0 { "dispute_lost" } else { "dispute_won" };
         self.event(kind, json!({ "payment_id": payment_id }));
-        self.ask_for_set_aside(payment_id, capture_id);
+        self.settle(payment_id, capture_id);
         self.lift_disputed();
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::domain::{
     About, Command, Fact, FactKind, FactStatus, Intent, Order, OrderStatus, Parcel, Part, PartState, PaymentState,
     ProviderError, Refund, RefundId, RefundKind, RefundState, RefundWish, Refusal, Service, Shipment, ShipmentId,
-    ShipmentLine, ShipmentState, SkuId, Task, TaskKind, Units, Void,
+    ShipmentLine, ShipmentState, SkuId, Standing, Task, TaskKind, Units, Void,
 };
 
 /// An order of two lines of one unit each, 500 a unit, and what becomes of it.
@@ -675,7 +675,9 @@ impl Story {
         }
         let waits = self.order.refunds.iter().any(Refund::waits);
         assert!(!waits && self.task(TaskKind::Void).is_none(), "it never ends: {:#?}", self.order.tasks);
-        if self.order.status == OrderStatus::Cancelled {
+        // what is disputed is nobody's until that is decided
+        let open = self.order.captures().iter().any(|capture| capture.standing == Standing::Disputed);
+        if self.order.status == OrderStatus::Cancelled && !open {
             assert_eq!(self.order.kept_minor(), 0, "it is kept: {:#?}", self.order.refunds);
         }
     }
@@ -692,6 +694,18 @@ fn money_that_went_back_by_hand_and_is_here_again_goes_back_where_the_order_is_o
     assert_eq!((story.order.status, story.order.kept_minor()), (OrderStatus::Cancelled, 0));
     story.is_told(vec![by_hand("HAND", FactStatus::Failed, 1_000, 31)]);
     assert_eq!(story.back(), 1_000, "it is asked for");
+}
+
+#[test]
+fn a_lost_dispute_that_is_won_after_all_brings_money_that_goes_back_where_the_order_is_over() {
+    let mut story = Story::paid();
+    let cut = captured("CAP", FactStatus::PartiallyReversed, 1_000, 30);
+    story.is_told(vec![disputed(FactStatus::Lost, 400, 30), cut]);
+    story.call_off(None);
+    story.gives_all_back();
+    assert_eq!((story.order.status, story.back()), (OrderStatus::Cancelled, 600));
+    story.is_told(vec![disputed(FactStatus::Won, 400, 31)]);
+    assert_eq!(story.back(), 1_000);
 }
 
 #[test]
