@@ -17,6 +17,9 @@ pub mod sandbox;
 pub mod auth;
 pub mod shop;
 
+// A load tester, which knows the shop by its API alone.
+pub mod hammer;
+
 // The JSON API, the command line, and the whole of it started.
 pub mod app;
 pub mod cli;
