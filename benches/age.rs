@@ -22,7 +22,8 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let mut rates = Vec::new();
     for step in 1..=STEPS {
         let reserved = Arc::clone(&engine);
-        let ours = count(house, CLIENTS, wanted.rows / STEPS, move |_| house::reserve(Arc::clone(&reserved), SkuId(1))).await;
+        let ours =
+            count(house, CLIENTS, wanted.rows / STEPS, move |_| house::reserve(Arc::clone(&reserved), SkuId(1))).await;
         let grown = thousands((wanted.rows * step / STEPS) as f64);
         table.line(&format!("reservations, up to the {grown}th"), &ours, &[]);
         rates.push(ours.rate);
@@ -31,6 +32,10 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let decay = (1.0 - mean(&rates[8..]) / mean(&rates[..2])) * 100.0;
     let verdict = if decay <= DECAY { "reached" } else { "MISSED" };
     let what = format!("  the last fifth of {} beside the first", thousands(wanted.rows as f64));
-    table.figure(&what, &format!("{:+.0} %", -decay), &format!("target −{DECAY} %: {verdict} (rows=10000000 for the whole)"));
+    table.figure(
+        &what,
+        &format!("{:+.0} %", -decay),
+        &format!("target −{DECAY} %: {verdict} (rows=10000000 for the whole)"),
+    );
     house::close(engine).await
 }

@@ -165,8 +165,10 @@ pub(crate) async fn bulk(
     skus: i64,
     time: Duration,
 ) -> Outcome<Measured> {
-    let mut conn = connect.clone().options([("plan_cache_mode", "force_generic_plan"), ("jit", "off")]).connect().await?;
-    let first: i64 = sqlx::query_scalar("select coalesce(max(order_id), 0) from reservation").fetch_one(&mut conn).await?;
+    let mut conn =
+        connect.clone().options([("plan_cache_mode", "force_generic_plan"), ("jit", "off")]).connect().await?;
+    let first: i64 =
+        sqlx::query_scalar("select coalesce(max(order_id), 0) from reservation").fetch_one(&mut conn).await?;
     let mut next = first.max(1 << 51) + 1;
     let mut latency = histogram();
     let (began, cpu) = (Instant::now(), Cpu::now(house));

@@ -24,8 +24,7 @@ pub(crate) async fn reservations(house: &House, table: &Table, wanted: Wanted) -
     let engine = house::engine(&connect, 2).await?;
     for clients in CLIENTS {
         let reserved = Arc::clone(&engine);
-        let ours =
-            closed(house, clients, wanted.time(), move |_| house::reserve(Arc::clone(&reserved), OURS)).await;
+        let ours = closed(house, clients, wanted.time(), move |_| house::reserve(Arc::clone(&reserved), OURS)).await;
         let (lock, statement) = theirs(house, &connect, Rows::Reservation, clients, wanted.time()).await?;
         let mut beside = vec![
             Beside::Times("row lock", lock.rate, (clients == 1_024).then_some(100.0)),
@@ -49,7 +48,8 @@ fn target(clients: usize) -> Option<f64> {
 
 pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
     let connect = house.database("checkouts").await?;
-    let limit = baselines::bulk(house, &fresh(house, "checkouts_bulk").await?, Rows::Checkout, 1, wanted.time()).await?;
+    let limit =
+        baselines::bulk(house, &fresh(house, "checkouts_bulk").await?, Rows::Checkout, 1, wanted.time()).await?;
     let engine = house::engine(&connect, 2).await?;
     for clients in CLIENTS {
         let placed = Arc::clone(&engine);

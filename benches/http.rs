@@ -46,7 +46,8 @@ pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> O
 
 pub(crate) async fn sold_out(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
     let shop = Shop::open(house, "sold_out", (1, 1), &[]).await?;
-    closed(house, &shop.target, (1, Duration::ZERO), 201, |target, number| order(target, SkuId(1), number, false)).await?;
+    closed(house, &shop.target, (1, Duration::ZERO), 201, |target, number| order(target, SkuId(1), number, false))
+        .await?;
     let one = shop.app.shop.engine.reserve(SkuId(1), 1, 1_250).await;
     one.map_err(|refusal| format!("the last unit: {refusal}"))?;
     for connections in CONNECTIONS {

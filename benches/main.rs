@@ -19,7 +19,7 @@ mod table;
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use house::House;
 use table::Table;
@@ -45,7 +45,7 @@ impl Wanted {
 }
 
 /// A part of the table: it has a database of its own on the one server, so that no part ages another's tables.
-type Part = for<'a> fn(&'a House, &'a Table, Wanted) -> BoxFuture<'a, Outcome<()>>;
+type Part = for<'a> fn(&'a House, &'a Table, Wanted) -> LocalBoxFuture<'a, Outcome<()>>;
 
 const PARTS: &[(&str, Part)] = &[
     ("hot", |house, table, wanted| Box::pin(hot::reservations(house, table, wanted))),

@@ -35,12 +35,17 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
 
     let before = resident();
     let woken = Arc::clone(&engine);
-    let cold = count(house, CLIENTS, skus, move |number| house::reserve(Arc::clone(&woken), scattered(number, skus))).await;
+    let cold =
+        count(house, CLIENTS, skus, move |number| house::reserve(Arc::clone(&woken), scattered(number, skus))).await;
     let each = (resident() - before) / skus as f64;
     table.line(&format!("reservations, {name} SKUs, cold, {CLIENTS} clients"), &cold, &targets(aim.cold));
     if skus > 10_000 {
         let verdict = if each <= 10_000.0 { "reached" } else { "MISSED" };
-        table.figure("  memory of a SKU's actor, idle", &format!("{each:.0} B"), &format!("target 10 000 B: {verdict}"));
+        table.figure(
+            "  memory of a SKU's actor, idle",
+            &format!("{each:.0} B"),
+            &format!("target 10 000 B: {verdict}"),
+        );
     }
 
     let reserved = Arc::clone(&engine);

@@ -31,11 +31,8 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let best = closed(house, &shop.target, load, 201, |target, number| order(target, SkuId(1), number, false)).await?;
     table.line(&format!("best of a shop that lets {UNDER_WAY} in at once"), &best, &[]);
 
-    let schedule = Schedule::new(
-        Pace::Poisson(best.rate * TIMES),
-        Bounds { buyers: None, time: Some(wanted.time()) },
-        7,
-    );
+    let schedule =
+        Schedule::new(Pace::Poisson(best.rate * TIMES), Bounds { buyers: None, time: Some(wanted.time()) }, 7);
     let before = resident();
     let began = Instant::now();
     let (schedule, target) = (Arc::new(schedule), shop.target.clone());

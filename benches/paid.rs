@@ -24,8 +24,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let time = wanted.time();
     let placed: u64 = beside(async move {
         let end = Instant::now() + time;
-        let buyers: Vec<_> =
-            (0..BUYERS).map(|_| tokio::spawn(buy_until(target.clone(), bank.clone(), end))).collect();
+        let buyers: Vec<_> = (0..BUYERS).map(|_| tokio::spawn(buy_until(target.clone(), bank.clone(), end))).collect();
         let mut placed = 0;
         for buyer in buyers {
             placed += buyer.await.expect("a buyer does not panic");

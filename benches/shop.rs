@@ -143,7 +143,7 @@ pub(crate) async fn closed(
     target: &Target,
     (connections, time): (usize, Duration),
     status: u16,
-    request: impl Fn(&Target, u64) -> Vec<u8> + Clone + Send + 'static,
+    request: impl Fn(&Target, u64) -> Vec<u8> + Clone + Send + Sync + 'static,
 ) -> Outcome<Measured> {
     let target = target.clone();
     let (began, cpu) = (Instant::now(), Cpu::now(house));

@@ -33,14 +33,8 @@ impl Table {
 
     /// A measured figure and what it is held against.
     pub(crate) fn line(&self, what: &str, m: &Measured, beside: &[Beside<'_>]) {
-        let figures = format!(
-            "{what:<44} {:>9} {:>8.2} {:>8.2} {:>7.1} {:>7.1}",
-            thousands(m.rate),
-            m.p50,
-            m.p99,
-            m.app,
-            m.db
-        );
+        let figures =
+            format!("{what:<44} {:>9} {:>8.2} {:>8.2} {:>7.1} {:>7.1}", thousands(m.rate), m.p50, m.p99, m.app, m.db);
         self.compared(&figures, m.rate, beside);
     }
 
@@ -86,6 +80,7 @@ impl Beside<'_> {
 /// `151450.3` as `151 450`.
 pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap_or("")).collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap_or("")).collect();
     groups.join(" ")
 }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! While one batch is on its way to the disk the next one gathers, so a batch is as large as the disk is slow, and nobody
-//! waits for a timer. One task, on a thread of its own, owns the one connection; nothing can drop a transaction half-way but the end of the process.
+//! waits for a timer. One task, on a thread of its own, owns the one connection; nothing can drop a transaction half-way but
+//! the end of the process.
 //!
 //! Should the connection be lost the journal does not guess: it takes its own row over again (which waits for whatever
 //! the old connection is still committing) and reads there whether the batch is in. If it is, its callers hear so; if

@@ -82,7 +82,8 @@ async fn a_guests_key_from_before_its_name_was_short_finds_its_order() {
     let sku_id = shop.sku(5).await;
     let order = shop.checkout("kept", &basket(&[(&sku_id, 1)])).await.ok();
     let mut conn = shop.db.conn().await;
-    let old = "update idempotency set principal = 'guest:' || encode(sha256('ann@example.com'), 'hex') where key = 'kept'";
+    let old =
+        "update idempotency set principal = 'guest:' || encode(sha256('ann@example.com'), 'hex') where key = 'kept'";
     assert_eq!(sqlx::query(old).execute(&mut conn).await.expect("renamed").rows_affected(), 1);
     let migration = include_str!("../../migrations/0013_short_principals.sql");
     sqlx::raw_sql(migration).execute(&mut conn).await.expect("it goes through");
