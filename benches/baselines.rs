@@ -183,7 +183,7 @@ pub(crate) async fn bulk(
 
 async fn insert(conn: &mut PgConnection, rows: Rows, skus: i64, first: i64) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = (first..first + BULK).collect();
-    let sku_ids: Vec<i64> = ids.iter().map(|id| (id * 7_919) % skus + 1).collect();
+    let sku_ids: Vec<i64> = ids.iter().map(|id| (id % skus * 7_919) % skus + 1).collect();
     let now = Clock::default().now();
     let reservations = "with moved as (
              update stock s set reserved = s.reserved + w.units, version = s.version + 1

@@ -32,7 +32,7 @@ pub(crate) async fn reservations(house: &House, table: &Table, wanted: Wanted) -
             Beside::Of("bulk insert, 1 connection", limit.rate, (clients == 1_024).then_some(80.0)),
         ];
         beside.extend(target(clients).map(Beside::Target));
-        table.line(&format!("reservations, one SKU, {clients} clients"), &ours, &beside);
+        table.line(&format!("reservations, one SKU, clients: {clients}"), &ours, &beside);
     }
     table.line("  the bulk insert itself, 1 000 rows a batch", &limit, &[]);
     house::close(engine).await
@@ -63,7 +63,7 @@ pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> O
             Beside::Times("one statement each", statement.rate, None),
             Beside::Of("bulk insert, 1 connection", limit.rate, None),
         ];
-        table.line(&format!("whole checkouts, one SKU, {clients} clients"), &ours, &beside);
+        table.line(&format!("whole checkouts, one SKU, clients: {clients}"), &ours, &beside);
     }
     table.line("  the bulk insert itself, 1 000 rows a batch", &limit, &[]);
     house::close(engine).await

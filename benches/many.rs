@@ -38,7 +38,7 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
     let cold =
         count(house, CLIENTS, skus, move |number| house::reserve(Arc::clone(&woken), scattered(number, skus))).await;
     let each = (resident() - before) / skus as f64;
-    table.line(&format!("reservations, {name} SKUs, cold, {CLIENTS} clients"), &cold, &targets(aim.cold));
+    table.line(&format!("reservations, {name} SKUs, cold, clients: {CLIENTS}"), &cold, &targets(aim.cold));
     if skus > 10_000 {
         let verdict = if each <= 10_000.0 { "reached" } else { "MISSED" };
         table.figure(
@@ -64,7 +64,7 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
         Beside::Of("bulk insert, 1 connection", limit.rate, None),
     ];
     beside.extend(targets(Some(aim.warm)));
-    table.line(&format!("reservations, {name} SKUs, warm, {CLIENTS} clients"), &warm, &beside);
+    table.line(&format!("reservations, {name} SKUs, warm, clients: {CLIENTS}"), &warm, &beside);
     house::close(engine).await
 }
 

@@ -15,7 +15,7 @@ use crate::{
     table::{Beside, Table},
 };
 
-const BUYERS: usize = 64;
+const BUYERS: usize = 256;
 
 pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
     let shop = Shop::open(house, "paid", ONE, &[]).await?;
