@@ -4,12 +4,9 @@
 //! A block begins no lower than the milliseconds of its time. Task ids are providers' idempotency keys, and providers
 //! remember: a fresh database, or one that came back from a backup, must not use a key a second time.
 
-use std::{
-    ops::Range,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, sync::Mutex};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use crate::{clock::Clock, domain::Refusal};
@@ -18,7 +15,7 @@ use crate::{clock::Clock, domain::Refusal};
 const BLOCK: i64 = 10_000;
 const BLOCK_MAX: i64 = 1_000_000;
 /// A block that lasted for less makes the next one larger: everybody waits while one is leased.
-const LASTS: Duration = Duration::from_secs(1);
+const LASTS: TimeDelta = TimeDelta::seconds(1);
 
 /// The one series that orders, products, SKUs, payments, refunds and tasks are numbered from.
 pub struct Ids {
@@ -31,14 +28,14 @@ pub struct Ids {
 /// The last block that was leased.
 struct Leased {
     size: i64,
-    at: Instant,
+    at: DateTime<Utc>,
 }
 
 impl Ids {
     /// Leases from the series `id` of this database.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
-        let leased = Leased { size: BLOCK, at: Instant::now() };
+        let leased = Leased { size: BLOCK, at: clock.now() };
         Self { pool, clock, left: Mutex::new(0..0), refill: tokio::sync::Mutex::new(leased) }
     }
 
@@ -55,10 +52,11 @@ impl Ids {
             if let Some(taken) = self.take_from_block(count) {
                 return Ok(taken);
             }
-            let floor = self.clock.now().timestamp_millis();
-            let size = if leased.at.elapsed() < LASTS { (leased.size * 4).min(BLOCK_MAX) } else { BLOCK };
+            let now = self.clock.now();
+            let floor = now.timestamp_millis();
+            let size = if now - leased.at < LASTS { (leased.size * 4).min(BLOCK_MAX) } else { BLOCK };
             let block = lease(&self.pool, "id", floor, size.max(count)).await.map_err(|_| Refusal::Away("no ids"))?;
-            *leased = Leased { size, at: Instant::now() };
+            *leased = Leased { size, at: now };
             *self.left.lock().expect("no panic under this lock") = block;
         }
     }
