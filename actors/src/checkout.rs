@@ -153,6 +153,8 @@ pub(crate) struct Begin {
 
 /// Numbers that an order needs which is announced to a provider at once: its own, its payment's, its task's, and some.
 const IDS: i64 = 8;
+/// Numbers that any other order needs: its own, and one to be looked at again by, where a sale has no room for it.
+const PLAIN_IDS: i64 = 2;
 
 /// How many coordinators share the sagas.
 const COORDINATORS: usize = 4;
@@ -322,7 +324,7 @@ impl Saga {
             };
             faults.hit("checkout.held", "");
             self.line.step("committing");
-            let ids = match self.context.ids.take(if checkout.payment.is_some() { IDS } else { 1 }).await {
+            let ids = match self.context.ids.take(if checkout.payment.is_some() { IDS } else { PLAIN_IDS }).await {
                 Ok(ids) => ids,
                 Err(refusal) => return drop(reply.send(Err(refusal))),
             };
@@ -437,7 +439,7 @@ impl Saga {
     /// The one entry that places the order.
     fn write(&self, checkout: &Checkout, holds: Vec<Hold>, mut ids: Range<i64>) -> (Placed, Entry) {
         let at = self.context.clock.now();
-        let order_id = OrderId(ids.next().expect("one at least was taken"));
+        let order_id = OrderId(ids.next().expect("two at least were taken"));
         let free = checkout.total.minor == 0;
         let (status, state) = if free {
             (OrderStatus::Confirmed, PartState::Committed)
@@ -447,7 +449,7 @@ impl Saga {
         let deadline = if free { at } else { at + keeps(&holds, self.context.policy.hold) };
         let mut entry = Entry::new(at, Who::Buyer);
         if holds.iter().any(|hold| hold.sale().is_some()) {
-            entry.look_id = ids.next().expect("eight were taken");
+            entry.look_id = ids.next().expect("two at least were taken");
         }
         entry.key = Some(Key {
             principal: checkout.principal.clone(),

@@ -42,4 +42,5 @@ mod stock;
 mod supervision;
 mod support;
 mod tidy;
+mod tracking_table;
 mod waiting_room;
