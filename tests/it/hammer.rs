@@ -215,7 +215,7 @@ async fn what_was_paid_and_neither_sold_nor_paid_back_is_found() {
     let stray = [lines, vec![json!({ "paid": 77 })]].concat();
     for (what, lines, wanted) in [
         ("an order that does not open", locked, &["open", "paid"][..]),
-        ("an order that nobody acknowledged", stray, &["paid"]),
+        ("an order that nobody acknowledged", stray, &["paid"][..]),
     ] {
         let text: Vec<String> = lines.iter().map(Value::to_string).collect();
         fs::write(hammer.journal(), text.join("\n") + "\n").expect("a journal");
@@ -252,7 +252,7 @@ async fn a_stall_counts_from_when_each_buyer_came() {
 
     // the first gets no answer, and asks again when it is over
     let hammer = Hammer::at(stub(&[(0, ""), (409, "out_of_stock")], &[200]).await);
-    let (code, report) = hammer.load(&[&["flash-sale", "--stock", "0", "--buyers", "3"], &open[..]].concat()).await;
+    let (code, report) = hammer.load(&[&["flash-sale", "--stock", "0", "--buyers", "3"][..], &open].concat()).await;
     assert_eq!((code, &report["sold_out"]), (0, &json!(3)), "{report:#}");
     for kind in ["no answer", "sold out", "sold out, asked again"] {
         assert!(half(&report, kind) > 390.0, "{kind}: {report:#}");
@@ -261,7 +261,7 @@ async fn a_stall_counts_from_when_each_buyer_came() {
     // the first looks around in vain, and the others check out late
     let hammer = Hammer::at(stub(&[(409, "out_of_stock")], &[0, 200]).await);
     let (code, report) =
-        hammer.load(&[&["mixed", "--skus", "1", "--stock", "0", "--buyers", "3"], &open[..]].concat()).await;
+        hammer.load(&[&["mixed", "--skus", "1", "--stock", "0", "--buyers", "3"][..], &open].concat()).await;
     assert_eq!((code, &report["sold_out"]), (0, &json!(3)), "{report:#}");
     for kind in ["no answer, browsing", "sold out"] {
         assert!(half(&report, kind) > 390.0, "{kind}: {report:#}");
