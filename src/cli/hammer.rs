@@ -134,8 +134,9 @@ pub(super) struct Load {
     #[arg(long, short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// An open loop: so many buyers a second come, whether the shop keeps up or not, and latencies count from when each
-    /// should have begun. Without it the loop is closed: the next buyer begins when a connection is free.
-    #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
+    /// should have begun. Without it the loop is closed: the next buyer begins when a connection is free. From 0.01 to
+    /// 1000000.
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     rate: Option<f64>,
     /// How buyers of an open loop are spread.
     #[arg(long, value_enum, default_value_t = Arrivals::Poisson, requires = "rate")]
@@ -160,6 +161,13 @@ enum Arrivals {
     Fixed,
     /// Each independent of the others.
     Poisson,
+}
+
+/// Beyond these the next buyer would come in years, or faster than they can be counted.
+fn rate(text: &str) -> Result<f64, String> {
+    number(text)
+        .filter(|rate| (0.01..=1e6).contains(rate))
+        .ok_or_else(|| "is no number from 0.01 to 1000000".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -2,6 +2,7 @@
 //! the run, even a killed one, and is what the verdict holds against the shop: what is in here, the shop has promised.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::OpenOptionsExt,
@@ -71,6 +72,9 @@ pub struct Ending {
     pub sold_out: u64,
     /// Buyers who never got an answer, however often they asked.
     pub unanswered: u64,
+    /// Answers that no buyer should get, how often.
+    #[serde(default)]
+    pub wrong: BTreeMap<String, u64>,
 }
 
 /// The file, open for writing; nobody else writes it meanwhile.
@@ -185,6 +189,8 @@ mod tests {
     fn runs_stand_one_after_the_other_and_a_cut_line_is_no_line() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal");
+        let wrong = BTreeMap::from([("HTTP 404 not_found".to_owned(), 2)]);
+        let ending = Ending { sold_out: 3, unanswered: 0, wrong };
         for run in ["r1", "r2"] {
             let diary = Diary::open(&path).expect("a journal");
             assert!(Diary::open(&path).is_err_and(|error| error.to_string().contains("another run")));
@@ -193,14 +199,14 @@ mod tests {
             diary.write(&[Entry::Run(opening), Entry::Sku(found), placed(0)]).expect("written");
             diary.write(&[placed(1)]).expect("written");
             if run == "r1" {
-                diary.write(&[Entry::End(Ending { sold_out: 3, unanswered: 0 })]).expect("written");
+                diary.write(&[Entry::End(ending.clone())]).expect("written");
             }
         }
         let mut file = OpenOptions::new().append(true).open(&path).expect("a file");
         file.write_all(br#"{"placed":{"number":2,"or"#).expect("written");
         let [first, second] = &read(&path).expect("two runs")[..] else { panic!("two runs") };
         assert_eq!((first.placed.len(), second.placed.len()), (2, 2));
-        assert_eq!((&first.ending, &second.ending), (&Some(Ending { sold_out: 3, unanswered: 0 }), &None));
+        assert_eq!((&first.ending, &second.ending), (&Some(ending), &None));
         assert_eq!((first.found[0].on_hand, second.opening.run.as_str()), (10, "r2"));
         file.write_all(b"\nnonsense\n").expect("written");
         assert!(read(&path).expect_err("nonsense").to_string().contains("line 10"));

@@ -33,8 +33,12 @@ pub struct Report {
     pub accepted: u64,
     /// Buyers who were told that there is not enough, sooner or later.
     pub sold_out: u64,
+    /// Buyers whom the sale's rules do not let in, sooner or later.
+    pub not_for_you: u64,
     /// Buyers who were told that the shop is busy or away.
     pub refused: u64,
+    /// Buyers who got an answer that none should get; `errors` says which.
+    pub wrong: u64,
     /// Buyers who never got an answer.
     pub unanswered: u64,
     /// Each kind of answer: counts, rates and latencies, in milliseconds.

@@ -1,6 +1,7 @@
 //! What everybody in a run shares, and what is done with the shop's answers.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -23,12 +24,18 @@ use super::{
 pub const ACCEPTED: Kind = "accepted";
 /// There was not enough.
 pub const SOLD_OUT: Kind = "sold out";
+/// The sale's rules do not let this buyer in.
+pub const NOT_FOR_YOU: Kind = "not for you";
 /// Too busy, or away; nothing was begun.
 pub const REFUSED: Kind = "refused";
-/// The two answers that count, to those who had got none and asked again at the end.
+/// None that says how it went, for as long as the buyer waited.
+pub const NO_ANSWER: Kind = "no answer";
+/// The answers that count, to those who had got none and asked again at the end; from when the buyer came.
 pub const ACCEPTED_AGAIN: Kind = "accepted, asked again";
 /// See [`ACCEPTED_AGAIN`].
 pub const SOLD_OUT_AGAIN: Kind = "sold out, asked again";
+/// See [`ACCEPTED_AGAIN`].
+pub const NOT_FOR_YOU_AGAIN: Kind = "not for you, asked again";
 
 /// Who ask again at once.
 const ASKING: usize = 16;
@@ -47,9 +54,11 @@ pub struct Run {
     /// What came of it.
     pub tally: Tally,
     diary: Diary,
-    /// Buyers who do not know whether they have an order.
-    unknown: Mutex<Vec<u64>>,
+    /// Buyers who do not know whether they have an order, and since when they are there.
+    unknown: Mutex<Vec<Turn>>,
     unanswered: AtomicU64,
+    /// Answers that no buyer should get, how often.
+    wrong: Mutex<BTreeMap<String, u64>>,
     /// Becomes true when no more buyers come.
     pub stop: watch::Sender<bool>,
     failure: Mutex<Option<String>>,
@@ -67,6 +76,7 @@ impl Run {
             tally: Tally::default(),
             unknown: Mutex::default(),
             unanswered: AtomicU64::new(0),
+            wrong: Mutex::default(),
             stop: watch::Sender::new(false),
             failure: Mutex::default(),
         })
@@ -89,14 +99,21 @@ impl Run {
                 return Some(placed);
             }
             Said::SoldOut => self.tally.note(SOLD_OUT, turn.due),
+            Said::NotForYou => self.tally.note(NOT_FOR_YOU, turn.due),
             Said::Refused => self.tally.note(REFUSED, turn.due),
-            Said::Wrong(what) => self.tally.wrong(what),
+            Said::Wrong(what) => self.wronged(what),
             Said::Unknown(why) => {
+                self.tally.note(NO_ANSWER, turn.due);
                 self.tally.wrong(format!("unknown: {why}"));
-                self.unknown.lock().expect("nothing panics under this lock").push(turn.number);
+                self.unknown.lock().expect("nothing panics under this lock").push(turn);
             }
         }
         None
+    }
+
+    fn wronged(&self, what: String) {
+        *self.wrong.lock().expect("nothing panics under this lock").entry(what.clone()).or_default() += 1;
+        self.tally.wrong(what);
     }
 
     /// Writes down what the shop answers for: only then it counts.
@@ -127,6 +144,11 @@ impl Run {
         self.unanswered.load(Ordering::Relaxed)
     }
 
+    /// Answers that no buyer should get, how often.
+    pub fn wrong(&self) -> BTreeMap<String, u64> {
+        self.wrong.lock().expect("nothing panics under this lock").clone()
+    }
+
     /// All who got no answer ask again, with the same key, until they have one.
     pub async fn ask_again(self: &Arc<Self>) {
         let until = Instant::now() + INSISTENCE;
@@ -135,31 +157,31 @@ impl Run {
             let run = Arc::clone(self);
             asking.spawn(async move {
                 let (mut line, mut request) = (run.line(), Request::default());
-                while let Some(number) = run.next_unknown() {
-                    run.insist(number, &mut line, &mut request, until).await;
+                while let Some(turn) = run.next_unknown() {
+                    run.insist(turn, &mut line, &mut request, until).await;
                 }
             });
         }
         while asking.join_next().await.is_some() {}
     }
 
-    fn next_unknown(&self) -> Option<u64> {
+    fn next_unknown(&self) -> Option<Turn> {
         self.unknown.lock().expect("nothing panics under this lock").pop()
     }
 
-    async fn insist(&self, number: u64, line: &mut Line, request: &mut Request, until: Instant) {
-        self.wishes.checkout(number, request);
+    async fn insist(&self, turn: Turn, line: &mut Line, request: &mut Request, until: Instant) {
+        self.wishes.checkout(turn.number, request);
         loop {
-            let since = Instant::now();
             match Said::of(line.ask(request.bytes()).await) {
                 Said::Accepted(placed) => {
-                    if self.keep(number, &placed).is_some() {
-                        self.tally.note(ACCEPTED_AGAIN, since);
+                    if self.keep(turn.number, &placed).is_some() {
+                        self.tally.note(ACCEPTED_AGAIN, turn.due);
                     }
                     return;
                 }
-                Said::SoldOut => return self.tally.note(SOLD_OUT_AGAIN, since),
-                Said::Wrong(what) => return self.tally.wrong(what),
+                Said::SoldOut => return self.tally.note(SOLD_OUT_AGAIN, turn.due),
+                Said::NotForYou => return self.tally.note(NOT_FOR_YOU_AGAIN, turn.due),
+                Said::Wrong(what) => return self.wronged(what),
                 Said::Refused | Said::Unknown(_) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
                 Said::Refused | Said::Unknown(_) => {
                     self.unanswered.fetch_add(1, Ordering::Relaxed);

@@ -22,6 +22,8 @@ pub enum Said {
     Accepted(Placed),
     /// There is not enough.
     SoldOut,
+    /// The sale has its rules, and they do not let this buyer in.
+    NotForYou,
     /// Too busy, or away: nothing was begun.
     Refused,
     /// Nobody knows: it may be placed. For a person, why.
@@ -29,6 +31,17 @@ pub enum Said {
     /// An answer that no buyer should get. For a person, which.
     Wrong(String),
 }
+
+/// What a sale may say to whoever comes too early, too often, or not through its waiting room.
+const RULES: [&str; 7] = [
+    "sale_not_started",
+    "limit_reached",
+    "ticket_required",
+    "ticket_invalid",
+    "not_admitted",
+    "ticket_used",
+    "ticket_expired",
+];
 
 #[derive(Deserialize)]
 struct Problem<'a> {
@@ -58,6 +71,7 @@ impl Said {
             201 => serde_json::from_slice(body)
                 .map_or_else(|_| Self::Unknown("an acknowledgement that cannot be read".into()), Self::Accepted),
             409 if code(body) == "out_of_stock" => Self::SoldOut,
+            403 | 409 if RULES.contains(&&*code(body)) => Self::NotForYou,
             429 => Self::Refused,
             503 if matches!(&*code(body), "busy" | "unavailable" | "superseded") => Self::Refused,
             500.. => Self::Unknown(complaint(status, body).into()),
@@ -76,7 +90,10 @@ mod tests {
         let placed = r#"{"order_id":"order_1","status":"awaiting_payment","lines":[],"order_token":"t"}"#;
         assert_eq!(said(201, placed), Said::Accepted(Placed { order_id: "order_1".into(), order_token: "t".into() }));
         assert_eq!(said(409, r#"{"code":"out_of_stock","lines":[]}"#), Said::SoldOut);
+        assert_eq!(said(403, r#"{"code":"ticket_required"}"#), Said::NotForYou);
+        assert_eq!(said(409, r#"{"code":"limit_reached","limit":2}"#), Said::NotForYou);
         assert_eq!(said(409, r#"{"code":"quote_changed"}"#), Said::Wrong("HTTP 409 quote_changed".into()));
+        assert_eq!(said(403, ""), Said::Wrong("HTTP 403".into()));
         assert_eq!((said(503, r#"{"code":"busy"}"#), said(429, "")), (Said::Refused, Said::Refused));
         for (status, body) in
             [(503, r#"{"code":"outcome_unknown"}"#), (500, ""), (201, "cut"), (502, "<html>"), (503, "")]

@@ -15,7 +15,7 @@ use super::{
     line::Target,
     load::{self, Buyer},
     report::Report,
-    run::{ACCEPTED, ACCEPTED_AGAIN, REFUSED, Run, SOLD_OUT, SOLD_OUT_AGAIN},
+    run::{ACCEPTED, ACCEPTED_AGAIN, NOT_FOR_YOU, NOT_FOR_YOU_AGAIN, REFUSED, Run, SOLD_OUT, SOLD_OUT_AGAIN},
     schedule::{Bounds, Pace, Schedule},
     staff::{Good, Staff, Trouble},
     verdict,
@@ -155,7 +155,9 @@ pub async fn hammer(
         left_outside,
         accepted: of([ACCEPTED, ACCEPTED_AGAIN]),
         sold_out: of([SOLD_OUT, SOLD_OUT_AGAIN]),
+        not_for_you: of([NOT_FOR_YOU, NOT_FOR_YOU_AGAIN]),
         refused: run.tally.count(REFUSED),
+        wrong: run.wrong().values().sum(),
         unanswered: run.unanswered(),
         answers: run.tally.figures(took),
         errors: run.tally.errors(),
@@ -214,7 +216,7 @@ async fn tell(run: Arc<Run>) {
 
 fn end(run: &Run) -> Result<(), Trouble> {
     let of = |kinds: [&'static str; 2]| kinds.iter().map(|kind| run.tally.count(kind)).sum::<u64>();
-    let ending = Ending { sold_out: of([SOLD_OUT, SOLD_OUT_AGAIN]), unanswered: run.unanswered() };
+    let ending = Ending { sold_out: of([SOLD_OUT, SOLD_OUT_AGAIN]), unanswered: run.unanswered(), wrong: run.wrong() };
     run.note(Entry::End(ending));
     run.failure().map_or(Ok(()), |failure| Err(failure.into()))
 }

@@ -6,9 +6,18 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use axum::{
+    Json, Router,
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -18,14 +27,18 @@ use serde_json::{Value, json};
 use crate::support::{eventually, house::House, shop::TestShop};
 
 /// A hammer for a shop that runs elsewhere: the house lends its program, its settings and its directory.
-struct Hammer<'a> {
+struct Hammer {
     house: House,
-    shop: &'a TestShop,
+    url: String,
 }
 
-impl<'a> Hammer<'a> {
-    fn of(shop: &'a TestShop) -> Self {
-        Self { house: House::new(&[]), shop }
+impl Hammer {
+    fn of(shop: &TestShop) -> Self {
+        Self::at(shop.base.clone())
+    }
+
+    fn at(url: String) -> Self {
+        Self { house: House::new(&[]), url }
     }
 
     fn journal(&self) -> PathBuf {
@@ -35,7 +48,7 @@ impl<'a> Hammer<'a> {
     /// Runs it to its end, beside the shop's own runtime.
     async fn run(&self, arguments: &[&str]) -> (i32, Value) {
         let mut hammer = self.house.souk(&["hammer"]);
-        hammer.args(arguments).args(["--url", &self.shop.base, "--json"]);
+        hammer.args(arguments).args(["--url", &self.url, "--json"]);
         read(tokio::task::spawn_blocking(move || hammer.output().expect("souk runs")).await.expect("it ends"))
     }
 
@@ -55,6 +68,35 @@ fn read(output: Output) -> (i32, Value) {
     let said = serde_json::from_slice(&output.stdout);
     let said = said.unwrap_or_else(|_| panic!("{}\n{err}", String::from_utf8_lossy(&output.stdout)));
     (output.status.code().expect("it was not killed"), said)
+}
+
+/// Stands in for a shop whose only SKU is sold out: the nth checkout hears the nth of these answers, the last one for ever,
+/// and so does who looks at products. Status 0 is no answer at all.
+async fn stub(answers: &'static [(u16, &'static str)], looks: &'static [u16]) -> String {
+    let heard = |count: &AtomicU64, most: usize| (count.fetch_add(1, Ordering::SeqCst) as usize).min(most - 1);
+    let counts = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let app = Router::new().fallback(async move |method: Method, uri: Uri| match (method, uri.path()) {
+        (Method::POST, "/v1/checkouts") => {
+            let (status, code) = answers[heard(&counts[0], answers.len())];
+            say(status, json!({ "code": code })).await
+        }
+        (Method::GET, "/v1/products") => say(looks[heard(&counts[1], looks.len())], json!({})).await,
+        (Method::POST, _) => say(201, json!({ "skus": [{ "sku_id": "sku_1" }] })).await,
+        (_, "/v1/admin/orders") => say(200, json!({ "orders": [] })).await,
+        (_, "/v1/ops/audit") => say(200, json!({ "findings": [] })).await,
+        _ => say(200, json!({ "stock": { "on_hand": 0, "reserved": 0 }, "rows": [] })).await,
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+async fn say(status: u16, body: Value) -> Response {
+    if status == 0 {
+        std::future::pending::<()>().await;
+    }
+    (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
 }
 
 /// The checks that failed.
@@ -156,6 +198,76 @@ async fn every_scenario_plays_and_is_judged() {
     shop.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_paid_and_neither_sold_nor_paid_back_is_found() {
+    let shop = TestShop::open().await;
+    let hammer = Hammer::of(&shop);
+    let visits = ["mixed", "--buyers", "4", "--skus", "1", "--pay", "0", "--cancel", "100"];
+    let (code, report) = hammer.load(&[&visits[..], &["--sandbox-url", &shop.bank.base]].concat()).await;
+    assert_eq!((code, &report["accepted"]), (0, &json!(4)), "{report:#}");
+    let truth = fs::read_to_string(hammer.journal()).expect("a journal");
+    let lines: Vec<Value> = truth.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let at = lines.iter().position(|line| line.get("placed").is_some()).expect("an acknowledgement");
+
+    let mut locked = lines.clone();
+    locked[at]["placed"]["token"] = json!("bm9ib2R5");
+    locked.push(json!({ "paid": locked[at]["placed"]["number"] }));
+    let stray = [lines, vec![json!({ "paid": 77 })]].concat();
+    for (what, lines, wanted) in [
+        ("an order that does not open", locked, &["open", "paid"][..]),
+        ("an order that nobody acknowledged", stray, &["paid"][..]),
+    ] {
+        let text: Vec<String> = lines.iter().map(Value::to_string).collect();
+        fs::write(hammer.journal(), text.join("\n") + "\n").expect("a journal");
+        let (code, verdict) = hammer.check().await;
+        assert_eq!((code, failed(&verdict)), (1, wanted.to_vec()), "{what}: {verdict:#}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_no_buyer_should_get_is_no_success_and_a_rule_of_the_sale_is_no_error() {
+    let sale = ["flash-sale", "--stock", "0", "--buyers", "20", "--connections", "4"];
+    for wrong in [(404, "not_found"), (422, "invalid"), (409, "quote_changed")] {
+        let answers: &'static [(u16, &str)] = Box::leak(Box::new([(409, "out_of_stock"), wrong]));
+        let hammer = Hammer::at(stub(answers, &[200]).await);
+        let (code, report) = hammer.load(&sale).await;
+        assert_eq!((code, failed(&report["verdict"]), &report["wrong"]), (1, vec!["wrong"], &json!(19)), "{report:#}");
+        let (code, verdict) = hammer.check().await;
+        assert_eq!((code, failed(&verdict)), (1, vec!["wrong"]), "it stands in the journal: {verdict:#}");
+    }
+    let rules = [(409, "limit_reached"), (409, "sale_not_started"), (403, "ticket_required"), (409, "not_admitted")];
+    for rule in rules {
+        let hammer = Hammer::at(stub(Box::leak(Box::new([rule])), &[200]).await);
+        let (code, report) = hammer.load(&sale).await;
+        assert_eq!((code, &report["errors"], &report["not_for_you"]), (0, &json!({}), &json!(20)), "{report:#}");
+        assert_eq!(report["answers"]["not for you"]["count"], 20, "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_counts_from_when_each_buyer_came() {
+    let open = ["--connections", "1", "--rate", "1000", "--arrivals", "fixed", "--timeout", "0.4"];
+    let half = |report: &Value, kind: &str| report["answers"][kind]["p50"].as_f64().unwrap_or_default();
+
+    // the first gets no answer, and asks again when it is over
+    let hammer = Hammer::at(stub(&[(0, ""), (409, "out_of_stock")], &[200]).await);
+    let (code, report) = hammer.load(&[&["flash-sale", "--stock", "0", "--buyers", "3"][..], &open].concat()).await;
+    assert_eq!((code, &report["sold_out"]), (0, &json!(3)), "{report:#}");
+    for kind in ["no answer", "sold out", "sold out, asked again"] {
+        assert!(half(&report, kind) > 390.0, "{kind}: {report:#}");
+    }
+
+    // the first looks around in vain, and the others check out late
+    let hammer = Hammer::at(stub(&[(409, "out_of_stock")], &[0, 200]).await);
+    let (code, report) =
+        hammer.load(&[&["mixed", "--skus", "1", "--stock", "0", "--buyers", "3"][..], &open].concat()).await;
+    assert_eq!((code, &report["sold_out"]), (0, &json!(3)), "{report:#}");
+    for kind in ["no answer, browsing", "sold out"] {
+        assert!(half(&report, kind) > 390.0, "{kind}: {report:#}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_hammered_is_said_in_one_line() {
     let house = House::new(&[]);
@@ -171,8 +283,13 @@ async fn what_cannot_be_hammered_is_said_in_one_line() {
         assert_eq!((answer.status.code(), err.lines().count()), (Some(1), 1), "{arguments:?}: {err}");
         assert!(err.starts_with("souk: ") && err.contains(said), "{err}");
     }
-    for wrong in [&["hammer"][..], &["hammer", "flash-sale", "--rate", "0"], &["hammer", "spread", "--skus", "0"]] {
+    for wrong in [&["hammer"][..], &["hammer", "spread", "--skus", "0"]] {
         assert_eq!(house.run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    for rate in ["0", "1e-300", "0.009", "1000001", "1e300", "NaN", "inf"] {
+        let answer = house.run(&["hammer", "flash-sale", "--rate", rate]);
+        let err = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert!(answer.status.code() == Some(2) && err.contains("from 0.01 to 1000000"), "{rate}: {err}");
     }
 }
 

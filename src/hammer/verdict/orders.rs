@@ -1,5 +1,5 @@
 //! Every acknowledged order is there, once, as its buyer knows it; nobody has an order without having been told; what was
-//! paid is confirmed.
+//! paid is confirmed, or its money went back; and nobody got an answer that no buyer should get.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,10 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use serde_json::Value;
 
 use super::{Check, LOOK};
 use crate::hammer::{
-    diary::{Acknowledged, Chapter},
+    diary::{Acknowledged, Chapter, Ending},
     staff::{Order, Staff, Trouble},
     wish::Wishes,
 };
@@ -20,21 +19,32 @@ use crate::hammer::{
 const OPENED: usize = 1_000;
 /// Questions at once.
 const AT_ONCE: usize = 8;
-/// How long a payment may take to be heard of: a bank repeats a webhook that a dead shop has missed, ever more slowly.
+/// How long a payment may take to come to its end: a bank repeats a webhook that a dead shop has missed, ever more slowly.
 const PAYMENT: Duration = Duration::from_secs(240);
 
 pub(super) async fn check(staff: &Staff, chapter: &Chapter) -> Result<Vec<Check>, Trouble> {
-    let run = chapter.opening.run.as_str();
     let shown = list(staff, chapter).await?;
     let mut checks = vec![exist(chapter, &shown), told(chapter, &shown), open(staff, chapter).await?];
     if !chapter.paid.is_empty() {
         checks.push(paid(staff, chapter, &shown).await?);
     }
-    if let Some(ending) = chapter.ending.as_ref().filter(|ending| ending.unanswered > 0) {
+    checks.extend(chapter.ending.iter().flat_map(|ending| answers(&chapter.opening.run, ending)));
+    Ok(checks)
+}
+
+/// Who got no answer, or one that no buyer should get.
+fn answers(run: &str, ending: &Ending) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if ending.unanswered > 0 {
         let said = format!("{} buyers never got an answer, however often they asked", ending.unanswered);
         checks.push(Check::of(run, "answered", said.clone(), vec![said]));
     }
-    Ok(checks)
+    if !ending.wrong.is_empty() {
+        let said = format!("{} buyers got an answer that no buyer should get", ending.wrong.values().sum::<u64>());
+        let findings = ending.wrong.iter().map(|(what, count)| format!("{count} times {what}")).collect();
+        checks.push(Check::of(run, "wrong", said, findings));
+    }
+    checks
 }
 
 /// The orders of a run by their buyers' numbers, as staff's list shows them.
@@ -122,30 +132,75 @@ async fn look(staff: &Staff, placed: &Acknowledged) -> Result<Option<String>, Tr
 
 async fn paid(staff: &Staff, chapter: &Chapter, shown: &HashMap<u64, Vec<Order>>) -> Result<Check, Trouble> {
     let placed: HashMap<u64, &Acknowledged> = chapter.placed.iter().map(|placed| (placed.number, placed)).collect();
-    let is_open =
-        |number: &u64| shown.get(number).into_iter().flatten().any(|order| order.status == "awaiting_payment");
-    let waiting = chapter.paid.iter().filter(|number| is_open(number)).filter_map(|number| placed.get(number));
+    let is_kept = |number: &u64| shown.get(number).into_iter().flatten().any(|order| is_sold(&order.status));
+    let open = chapter.paid.iter().copied().filter(|number| !is_kept(number));
     let until = Instant::now() + PAYMENT;
-    let ends = stream::iter(waiting.map(|placed| wait(staff, placed, until))).buffer_unordered(AT_ONCE);
-    let ends: Vec<Option<String>> = ends.try_collect().await?;
+    let ends = stream::iter(open.map(|number| end(staff, number, placed.get(&number).copied(), until)));
+    let ends: Vec<Option<String>> = ends.buffer_unordered(AT_ONCE).try_collect().await?;
     let late = ends.len();
     let findings: Vec<String> = ends.into_iter().flatten().collect();
-    let said =
-        format!("{} orders were paid and have come to an end, {late} of them after the load", chapter.paid.len());
-    let said = if findings.is_empty() { said } else { "the shop has not noticed payments".to_owned() };
+    let said = format!(
+        "{} orders were paid and are confirmed, or their money went back, {late} of them after the load",
+        chapter.paid.len()
+    );
+    let said = if findings.is_empty() { said } else { "what was paid has neither been sold nor paid back".to_owned() };
     Ok(Check::of(&chapter.opening.run, "paid", said, findings))
 }
 
-/// Waits until the shop has heard of a payment.
-async fn wait(staff: &Staff, placed: &Acknowledged, until: Instant) -> Result<Option<String>, Trouble> {
+/// Waits until what was paid has come to its end; what is wrong with it, if it does not.
+async fn end(
+    staff: &Staff,
+    number: u64,
+    placed: Option<&Acknowledged>,
+    until: Instant,
+) -> Result<Option<String>, Trouble> {
+    let Some(Acknowledged { order_id, token, .. }) = placed else {
+        return Ok(Some(format!("buyer {number} has paid for an order that was not acknowledged")));
+    };
     loop {
-        let order = staff.as_buyer(&placed.order_id, &placed.token).await?.unwrap_or(Value::Null);
-        if order["status"] != "awaiting_payment" {
+        let Some(order) = staff.as_buyer(order_id, token).await? else {
+            return Ok(Some(format!("{order_id} was paid and does not open to its buyer")));
+        };
+        let [status, money] = ["status", "payment_status"].map(|side| order[side].as_str().unwrap_or_default());
+        if is_settled(status, money) {
             return Ok(None);
         }
         if Instant::now() > until {
-            return Ok(Some(format!("{} was paid and still waits for its payment", placed.order_id)));
+            return Ok(Some(format!("{order_id} was paid, and it is {status} and {money}")));
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_sold(status: &str) -> bool {
+    matches!(status, "confirmed" | "completed")
+}
+
+/// An order that has ended may still be confirmed by late money, or owe it to its buyer: only with all of it back it is
+/// settled.
+fn is_settled(status: &str, money: &str) -> bool {
+    is_sold(status) || matches!((status, money), ("expired" | "cancelled", "refunded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_paid_is_sold_or_paid_back() {
+        for good in [("confirmed", "paid"), ("completed", "paid"), ("expired", "refunded"), ("cancelled", "refunded")] {
+            assert!(is_settled(good.0, good.1), "{good:?}");
+        }
+        for bad in [
+            ("awaiting_payment", "unpaid"),
+            ("expired", "unpaid"),
+            ("expired", "paid"),
+            ("cancelled", "refunding"),
+            ("cancelled", "partially_refunded"),
+            ("cancelling", "refunded"),
+            ("", ""),
+        ] {
+            assert!(!is_settled(bad.0, bad.1), "{bad:?}");
+        }
     }
 }

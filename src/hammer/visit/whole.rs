@@ -53,20 +53,22 @@ impl Whole {
         Self { shop_line: run.line(), bank_line, run, bank, habits, request: Request::default() }
     }
 
-    /// A page of products, and one SKU of what is wanted.
-    async fn browse(&mut self, turn: Turn) {
+    /// A page of products, and one SKU of what is wanted; each was due `late` before it is asked for.
+    async fn browse(&mut self, turn: Turn, late: Duration) {
         let lines = self.run.wishes.lines(turn.number);
         let sku = lines.first().map(|(sku_id, _)| format!("/v1/skus/{sku_id}"));
-        let mut since = turn.due;
         for path in ["/v1/products?limit=20".to_owned()].into_iter().chain(sku) {
             let request = self.run.target.request("GET", &path, "", None);
+            let due = Instant::now() - late;
             let answer = self.shop_line.ask(&request).await.map(|reply| (reply.status, reply.body));
             match answer {
-                Ok((200, _)) => self.run.tally.note("browsed", since),
+                Ok((200, _)) => self.run.tally.note("browsed", due),
                 Ok((status, body)) => self.run.tally.wrong(format!("browsing: {}", said::complaint(status, body))),
-                Err(lost) => self.run.tally.wrong(format!("browsing: {lost}")),
+                Err(lost) => {
+                    self.run.tally.note("no answer, browsing", due);
+                    self.run.tally.wrong(format!("browsing: {lost}"));
+                }
             }
-            since = Instant::now();
         }
     }
 
@@ -154,10 +156,12 @@ async fn insist(line: &mut Line, request: &[u8]) -> Result<(u16, Vec<u8>), Lost>
 
 impl Buyer for Whole {
     async fn visit(&mut self, turn: Turn) {
-        self.browse(turn).await;
-        let now = Turn { due: Instant::now(), ..turn };
+        // who was let in late is late for every step: each counts from when it would have begun
+        let late = turn.due.elapsed();
+        self.browse(turn, late).await;
+        let checkout = Turn { due: Instant::now() - late, ..turn };
         let run = Arc::clone(&self.run);
-        let Some(placed) = run.checkout(&mut self.shop_line, &mut self.request, now).await else { return };
+        let Some(placed) = run.checkout(&mut self.shop_line, &mut self.request, checkout).await else { return };
         match run.wishes.fate(turn.number, self.habits) {
             Fate::Paid => {
                 self.pay(turn.number, &placed).await;
