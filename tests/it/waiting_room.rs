@@ -189,15 +189,15 @@ async fn while_thousands_join_who_is_called_buys_and_others_are_called() {
         sale.becomes(&shop, &second, "admitted").await;
         assert_eq!(sale.buy(&shop, &second).await.status, 201);
     };
-    let crowd = stream::repeat(()).map(|()| sale.join(&shop)).buffer_unordered(64).for_each(async |_| {});
+    let crowd = stream::repeat(()).map(|()| sale.join(&shop)).buffer_unordered(64).for_each(|_| std::future::ready(()));
     tokio::select! {
         () = story => {}
         () = crowd => unreachable!("they come for ever"),
     }
-    let joins = (0..3_000).map(|_| sale.join(&shop));
+    let joins = (0..1_000).map(|_| sale.join(&shop));
     let guests: Vec<Guest> = stream::iter(joins).buffer_unordered(64).collect().await;
     let tickets: HashSet<&str> = guests.iter().map(|guest| guest.ticket.as_str()).collect();
-    assert_eq!(tickets.len(), 3_000, "everybody has a number of their own");
+    assert_eq!(tickets.len(), 1_000, "everybody has a number of their own");
     shop.close().await;
 }
 
