@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use futures::{StreamExt, stream};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Refusal, Who},
+    domain::{Refusal, Sale, Who},
     importer::Imports,
     order::{self, Orders},
     payment::Payments,
@@ -37,6 +38,8 @@ const KEPT: TimeDelta = TimeDelta::hours(72);
 const FORGOTTEN: i64 = 5_000;
 /// Imports that are applied at the same time; the next ones wait.
 const IMPORTS: i64 = 2;
+/// SKU actors that are woken at the same time, for a sale that is about to begin.
+const WOKEN: usize = 64;
 
 /// There is one.
 pub(crate) const KEY: &str = "all";
@@ -86,9 +89,13 @@ impl Kind for Reconciling {
     }
 }
 
-/// Keeps the reconciler going until the engine stops; a crashed one is started by the next beat.
+/// Keeps the reconciler going until the engine stops; a crashed one is started by the next beat. Rooms are looked at from
+/// here: that a sale is over, or sold out, is told though Postgres answers nobody.
 pub(crate) async fn keep_beating(context: Arc<Context>, directory: Arc<Directory<Reconciling>>) {
     loop {
+        for sale in context.sales.list().iter().filter(|sale| sale.waiting_room) {
+            directory.kind.rooms.look(sale.id).await;
+        }
         directory.send(KEY, Beat).await.ok(); // full: it is still looking
         context.clock.beat(BEAT).await;
     }
@@ -127,7 +134,7 @@ impl Actor for Reconciler {
         *looks += 1;
         if *looks >= ROUNDS {
             *looks = 0;
-            self.context.sales.forget_over(self.context.clock.now());
+            self.forget_sales();
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
             self.imports.0.sweep(ORDER_IDLE);
@@ -141,13 +148,22 @@ impl Actor for Reconciler {
 }
 
 impl Reconciler {
+    /// Sales that are over are forgotten when all who wait for them know, for then no room is looked at any more.
+    fn forget_sales(&self) {
+        let (sales, now) = (&self.context.sales, self.context.clock.now());
+        let known = |sale: &Sale| sale.is_open(now) || !sale.waiting_room || self.rooms.know_the_end(sale.id);
+        if sales.list().iter().all(|sale| known(sale)) {
+            sales.forget_over(now);
+        }
+    }
+
     async fn look(&self) -> Result<(), sqlx::Error> {
         let (pool, now) = (&self.context.pool, self.context.clock.now());
         self.find_out_whether_superseded(load::epoch(pool).await?).await;
-        let quarantined: Vec<i64> = self.orders.0.quarantined().iter().map(|order_id| order_id.0).collect();
-        for sale in self.context.sales.list().iter().filter(|sale| sale.waiting_room) {
-            self.rooms.look(sale.id).await;
+        for sale in self.context.sales.list().iter().filter(|sale| sale.waiting_room && sale.is_open(now)) {
+            self.rooms.lobby(sale.id).await.ok(); // from then on it is looked at with every beat
         }
+        let quarantined: Vec<i64> = self.orders.0.quarantined().iter().map(|order_id| order_id.0).collect();
         let orders = load::due(pool, now, &quarantined, MOST).await?;
         for order_id in orders {
             // one that is at work will come to it: what is due stays due
@@ -161,9 +177,8 @@ impl Reconciler {
         for (provider, stretch) in inbox::due_lists(pool, now).await? {
             self.payments.read_events(&provider, stretch).await;
         }
-        for sku_id in self.context.sales.awake(now) {
-            self.skus.warm(sku_id).await;
-        }
+        let awake = stream::iter(self.context.sales.awake(now));
+        awake.for_each_concurrent(WOKEN, |sku_id| self.skus.warm(sku_id)).await;
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
             self.imports.tell(import_id).await;

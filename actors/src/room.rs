@@ -2,15 +2,19 @@
 //!
 //! What it decides is committed before anybody hears of it, and its state is a few rows, so an engine that dies forgets
 //! nobody's place and calls nobody twice. Joining writes nothing: numbers come from leased blocks, and the ticket that the
-//! shop signs is the proof of one. Who asks where they stand asks the [`Lobby`], not the actor.
+//! shop signs is the proof of one. Who asks where they stand, or wants to buy, asks the [`Lobby`], not the actor: however
+//! many join, nobody who was called waits behind them.
 //!
 //! The reconciler has it look around several times a second: at the clock, for the start and for calls that were not used,
-//! and at the stock, for those that come next.
+//! and at the stock, for those that come next. With each look those who listen are told, once, of all that has changed.
 
 use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -32,8 +36,12 @@ use crate::{
     store::{entry::Entry, load},
 };
 
-/// Numbers that are leased at once: so many places at the most stay empty when an engine dies.
-const BLOCK: i64 = 64;
+/// Numbers that are leased at once. Twice as many with every lease, up to the most, and half as many with every look: a
+/// crowd costs a few commits a look, and where it is calm few places stay empty when an engine is killed.
+const FEWEST: i64 = 64;
+const MOST: i64 = 8_192;
+/// Those who may be joining at the same time; the rest of the mailbox is for looks.
+const JOINING: usize = 65_536;
 
 /// A client's session, as the shop's hash of what the client keeps to itself.
 pub type Session = [u8; 16];
@@ -43,10 +51,23 @@ type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
 pub(crate) enum Msg {
     /// Give a session its number: the one it has, or the next.
     Join { session: Session, reply: Reply<i64> },
-    /// Let whoever has this number buy, if it was called.
-    Pass { number: i64, reply: Reply<Pass> },
     /// Look around.
-    Look,
+    Look(Option<OneLook>),
+}
+
+/// A look that waits in the mailbox, and no second one beside it: until it is begun, or lost with a crashed actor.
+pub(crate) struct OneLook(Arc<Lobby>);
+
+impl OneLook {
+    fn at(lobby: &Arc<Lobby>) -> Option<Self> {
+        (!lobby.awaits_look.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(lobby)))
+    }
+}
+
+impl Drop for OneLook {
+    fn drop(&mut self) {
+        self.0.awaits_look.store(false, Ordering::Release);
+    }
 }
 
 /// What there is to buy in the sale, as committed.
@@ -61,6 +82,8 @@ pub struct Outlook {
     /// The sale is over.
     pub over: bool,
 }
+
+const OVER: Outlook = Outlook { available: 0, may_return: 0, sold_out: false, over: true };
 
 /// Where somebody stands, and what there is to hope for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +102,7 @@ pub(crate) struct Lobby {
     inner: Mutex<Inner>,
     /// Grows with everything that can change somebody's view.
     news: watch::Sender<u64>,
+    awaits_look: AtomicBool,
 }
 
 #[derive(Default)]
@@ -91,11 +115,14 @@ struct Inner {
     /// Places whose checkouts are on their way.
     buying: HashSet<i64>,
     outlook: Outlook,
+    /// Something has changed that those who listen have not been told.
+    untold: bool,
 }
 
 impl Lobby {
     fn new(sale_id: SaleId) -> Arc<Self> {
-        Arc::new(Self { sale_id, inner: Mutex::default(), news: watch::Sender::new(0) })
+        let (inner, news) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { sale_id, inner, news, awaits_look: AtomicBool::new(false) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,8 +147,35 @@ impl Lobby {
         answer
     }
 
+    /// Leave to buy for whoever has this number, if it was called.
+    fn pass(self: &Arc<Self>, number: i64, now: DateTime<Utc>) -> Result<Pass, Refusal> {
+        self.change(|inner, room| match room.standing(number) {
+            LineState::Admitted { until } if now < until => {
+                let place = room.place(number).unwrap_or_default();
+                if !inner.buying.insert(place) {
+                    return Err(TicketFault::Used.into());
+                }
+                Ok(Pass { lobby: Arc::clone(self), place, bought: false })
+            }
+            LineState::Admitted { .. } | LineState::Lapsed => Err(TicketFault::Expired.into()),
+            LineState::Used => Err(TicketFault::Used.into()),
+            LineState::BeforeTheDraw | LineState::Waiting { .. } => Err(TicketFault::NotAdmitted.into()),
+        })
+    }
+
+    fn foresee(&self, outlook: Outlook) {
+        let mut inner = self.lock();
+        inner.untold |= inner.outlook != outlook;
+        inner.outlook = outlook;
+        drop(inner);
+        self.tell();
+    }
+
+    /// Tells those who listen, if there is anything to tell.
     fn tell(&self) {
-        self.news.send_modify(|news| *news += 1);
+        if std::mem::take(&mut self.lock().untold) {
+            self.news.send_modify(|news| *news += 1);
+        }
     }
 }
 
@@ -150,10 +204,16 @@ impl InLine {
         RoomView { standing, wait, outlook: inner.outlook }
     }
 
-    /// Grows whenever something has changed.
+    /// Grows whenever something has changed; a purchase is told with the room's next look.
     #[must_use]
     pub fn news(&self) -> watch::Receiver<u64> {
         self.lobby.news.subscribe()
+    }
+
+    /// How many listen to this room's news.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.lobby.news.receiver_count()
     }
 }
 
@@ -164,12 +224,16 @@ pub(crate) struct Rooms(pub Arc<Directory<Waiting>>);
 impl Rooms {
     /// A session's number in a room.
     pub(crate) async fn join(&self, sale_id: SaleId, session: Session) -> Result<i64, Refusal> {
+        if self.0.find(sale_id).is_some_and(|cell| cell.depth() >= JOINING) {
+            return Err(Refusal::Busy);
+        }
         self.0.ask(sale_id, |reply| Msg::Join { session, reply }).await
     }
 
     /// Leave to buy, for one checkout.
     pub(crate) async fn pass(&self, sale_id: SaleId, number: i64) -> Result<Pass, Refusal> {
-        self.0.ask(sale_id, |reply| Msg::Pass { number, reply }).await
+        let lobby = self.lobby(sale_id).await?;
+        lobby.pass(number, self.0.kind.context.clock.now())
     }
 
     /// The room's lobby, opened where nobody has been in yet.
@@ -178,16 +242,30 @@ impl Rooms {
         if let Some(lobby) = find() {
             return Ok(lobby);
         }
-        self.0.send(sale_id, Msg::Look).await?;
+        self.0.send(sale_id, Msg::Look(None)).await?;
         find().ok_or(Refusal::NotFound("waiting room"))
     }
 
-    /// Has a room look around; one that is busy will anyway.
+    /// Has an open room look around, however much it has to do; one look at a time waits for that. That its sale is over is
+    /// told at once, whatever the room or Postgres is busy with.
     pub(crate) async fn look(&self, sale_id: SaleId) {
-        if self.0.find(sale_id).is_none_or(|cell| cell.depth() == 0) {
-            self.0.send(sale_id, Msg::Look).await.ok();
+        let Some(cell) = self.0.find(sale_id).filter(|cell| cell.shared.is_open()) else { return };
+        if open_sale(&self.0.kind.context, sale_id).is_none() {
+            cell.shared.foresee(OVER);
+        } else if let Some(one) = OneLook::at(&cell.shared) {
+            self.0.send(sale_id, Msg::Look(Some(one))).await.ok();
         }
     }
+
+    /// Whether all who are in a room know that its sale is over.
+    pub(crate) fn know_the_end(&self, sale_id: SaleId) -> bool {
+        self.0.find(sale_id).is_none_or(|cell| !cell.shared.is_open() || cell.shared.lock().outlook.over)
+    }
+}
+
+/// The sale of a room, unless it is over.
+fn open_sale(context: &Context, sale_id: SaleId) -> Option<Arc<Sale>> {
+    context.sales.get(sale_id).filter(|sale| sale.waiting_room && sale.is_open(context.clock.now()))
 }
 
 /// Leave to buy: dropped before the order is in Postgres it is as if it had not been given.
@@ -210,14 +288,15 @@ impl Pass {
 }
 
 impl Drop for Pass {
+    /// The journal's announcer may come by here: it wakes nobody.
     fn drop(&mut self) {
         self.lobby.change(|inner, room| {
             inner.buying.remove(&self.place);
             if self.bought {
                 room.used.insert(self.place);
+                inner.untold = true;
             }
         });
-        self.lobby.tell();
     }
 }
 
@@ -231,7 +310,7 @@ pub(crate) struct Waiting {
 impl Kind for Waiting {
     const NAME: &'static str = "rooms";
     const ONE: &'static str = "room";
-    const MAILBOX: usize = 65_536;
+    const MAILBOX: usize = JOINING + 1_024;
     const ESCALATES: bool = false;
     type Key = SaleId;
     type Msg = Msg;
@@ -265,7 +344,7 @@ impl Kind for Waiting {
         let room = inner.room.as_ref()?;
         Some(serde_json::json!({
             "given": room.given, "drawn": room.draw.as_ref().map(Draw::count), "called": room.called,
-            "on_their_way": room.on_their_way(), "bought": room.used.len(), "sold_out": inner.outlook.sold_out,
+            "on_their_way": room.on_their_way(&inner.buying), "bought": room.used.len(), "sold_out": inner.outlook.sold_out,
         }))
     }
 }
@@ -278,26 +357,42 @@ struct Keeper {
 
 impl Actor for Keeper {
     type Msg = Envelope<Waiting>;
-    type State = ();
+    /// How many numbers are leased next.
+    type State = i64;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<i64, ActorProcessingErr> {
+        Ok(FEWEST)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        block: &mut i64,
+    ) -> Result<(), ActorProcessingErr> {
+        let (msg, _ticket) = envelope.open();
+        match msg {
+            Msg::Join { session, reply } => drop(reply.send(self.join(session, block).await)),
+            Msg::Look(one) => {
+                drop(one); // what changes from here on is for the next look
+                self.look().await;
+                *block = (*block / 2).max(FEWEST);
+                self.give_back(*block).await;
+            }
+        }
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let (msg, _ticket) = envelope.open();
-        match msg {
-            Msg::Join { session, reply } => drop(reply.send(self.join(session).await)),
-            Msg::Pass { number, reply } => drop(reply.send(self.pass(number))),
-            Msg::Look => self.look().await,
-        }
+    /// After an orderly stop no place stays empty.
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, _: &mut i64) -> Result<(), ActorProcessingErr> {
+        self.give_back(0).await;
         Ok(())
     }
 }
 
 impl Keeper {
-    async fn join(&self, session: Session) -> Result<i64, Refusal> {
+    async fn join(&self, session: Session, block: &mut i64) -> Result<i64, Refusal> {
         let known = self.lobby.change(|inner, room| {
             // who has bought, or let the turn pass, may stand in line again
             let stands = |number: &i64| !matches!(room.standing(*number), LineState::Used | LineState::Lapsed);
@@ -316,7 +411,8 @@ impl Keeper {
             return Err(Refusal::Busy);
         }
         if full {
-            self.lease().await?;
+            self.lease(*block).await?;
+            *block = (*block * 2).min(MOST);
         }
         Ok(self.lobby.change(|inner, room| {
             let number = room.given;
@@ -326,45 +422,30 @@ impl Keeper {
         }))
     }
 
-    fn pass(&self, number: i64) -> Result<Pass, Refusal> {
-        let now = self.context.clock.now();
-        self.lobby.change(|inner, room| match room.standing(number) {
-            LineState::Admitted { until } if now < until => {
-                let place = room.place(number).unwrap_or_default();
-                if !inner.buying.insert(place) {
-                    return Err(TicketFault::Used.into());
-                }
-                Ok(Pass { lobby: Arc::clone(&self.lobby), place, bought: false })
-            }
-            LineState::Admitted { .. } | LineState::Lapsed => Err(TicketFault::Expired.into()),
-            LineState::Used => Err(TicketFault::Used.into()),
-            LineState::BeforeTheDraw | LineState::Waiting { .. } => Err(TicketFault::NotAdmitted.into()),
-        })
-    }
-
     /// The clock and the stock: the draw when the sale has started, and then whoever comes next. What cannot be committed now
     /// is decided again with the next look.
     async fn look(&self) {
+        let sale = open_sale(&self.context, self.lobby.sale_id);
+        let Some(sale) = sale else { return self.lobby.foresee(OVER) };
         let now = self.context.clock.now();
-        let sale = self.context.sales.get(self.lobby.sale_id).filter(|sale| sale.waiting_room && sale.is_open(now));
-        let Some(sale) = sale else { return self.foresee(Outlook { over: true, ..Outlook::default() }) };
-        self.lapse(now);
+        // in this order: who buys meanwhile is counted with the units that were there before
+        let on_their_way = self.lapse(now);
         let outlook = self.outlook(&sale, now);
+        self.lobby.foresee(outlook);
         if sale.phase(now) == SalePhase::Running && self.draw().await.is_ok() {
-            self.call(outlook.available, now).await.ok();
+            self.call(outlook.available - on_their_way, now).await.ok();
         }
-        self.foresee(outlook);
+        self.lobby.tell();
     }
 
-    fn lapse(&self, now: DateTime<Utc>) {
-        let lapsed = self.lobby.change(|_, room| {
+    /// Forgets calls whose time is over; how many are still on their way.
+    fn lapse(&self, now: DateTime<Utc>) -> i64 {
+        self.lobby.change(|inner, room| {
             let before = room.calls.len();
             room.lapse(now);
-            room.calls.len() < before
-        });
-        if lapsed {
-            self.lobby.tell();
-        }
+            inner.untold |= room.calls.len() < before;
+            room.on_their_way(&inner.buying)
+        })
     }
 
     /// What there is: of each SKU no more than the sale has left of it. Unpaid orders outside the sale count among those that
@@ -384,18 +465,25 @@ impl Keeper {
         Outlook { available, may_return, sold_out: running && all_known && available + may_return == 0, over: false }
     }
 
-    fn foresee(&self, outlook: Outlook) {
-        let changed = std::mem::replace(&mut self.lobby.lock().outlook, outlook) != outlook;
-        if changed {
-            self.lobby.tell();
-        }
-    }
-
-    async fn lease(&self) -> Result<(), Refusal> {
-        let leased = self.lobby.lock().leased + BLOCK;
+    /// From now on numbers up to so many more are given. Where these are fewer than before, that holds before it is known
+    /// whether it was committed.
+    async fn lease(&self, block: i64) -> Result<(), Refusal> {
+        let leased = self.lobby.change(|inner, room| {
+            let leased = room.given + block;
+            inner.leased = inner.leased.min(leased);
+            leased
+        });
         self.commit(RoomMove { given: leased, ..self.as_it_is() }).await?;
         self.lobby.lock().leased = leased;
         Ok(())
+    }
+
+    /// Keeps so many numbers of what is leased; once the sale is over they mean nothing.
+    async fn give_back(&self, block: i64) {
+        let too_many = self.lobby.change(|inner, room| inner.leased > room.given + block && !inner.outlook.over);
+        if too_many {
+            self.lease(block).await.ok(); // they stay empty, or are given back with the next look
+        }
     }
 
     /// Draws, once: from a number that nobody could know or choose before, for the hasher's keys are the system's randomness.
@@ -404,21 +492,24 @@ impl Keeper {
         let seed = RandomState::new().hash_one(self.lobby.sale_id.0).cast_signed();
         let draw = Draw::new(seed, given);
         self.commit(RoomMove { drawn: Some((seed, given)), ..self.as_it_is() }).await?;
-        self.lobby.change(|_, room| room.draw = Some(draw));
-        self.lobby.tell();
+        self.lobby.change(|inner, room| {
+            room.draw = Some(draw);
+            inner.untold = true;
+        });
         Ok(())
     }
 
+    /// Calls so many more, if they wait.
     async fn call(&self, units: i64, now: DateTime<Utc>) -> Result<(), Refusal> {
         let until = now + self.context.rooms.admission;
         let Some(call) = self.lobby.change(|_, room| room.next_call(units, until)) else { return Ok(()) };
         let called = call.places.end;
         self.commit(RoomMove { called, call: Some(call.clone()), ..self.as_it_is() }).await?;
-        self.lobby.change(|_, room| {
+        self.lobby.change(|inner, room| {
             room.called = called;
             room.calls.push(call);
+            inner.untold = true;
         });
-        self.lobby.tell();
         Ok(())
     }
 

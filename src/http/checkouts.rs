@@ -9,7 +9,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use souk_actors::domain::{Address, ChosenShipping, Currency, Email, Money, OrderId, Quantity, SkuId};
+use souk_actors::{
+    Retry,
+    domain::{Address, ChosenShipping, Currency, Email, Money, OrderId, Quantity, SkuId},
+};
 
 use super::{
     State,
@@ -170,17 +173,29 @@ pub(crate) async fn place(
         Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_missing", "Idempotency-Key missing")
             .detail("Send an Idempotency-Key header, so that a retry cannot order twice.")
     })?;
-    let wish = Wish { ticket: room::shown(&shop, &headers)?, ..read(key, &request)? };
+    let wish = read(key, &request)?;
     let wanted = wish.payment.clone();
+    let placed = async {
+        match room::shown(&shop, &headers) {
+            Ok(ticket) => checkout::place(&shop, Wish { ticket, ..wish }).await,
+            Err(fault) => placed_before(&shop, wish).await?.ok_or(fault),
+        }
+    };
     // the quote and the saga together; what was begun goes on without us
-    let placed = tokio::time::timeout(shop.limits.timeout, checkout::place(&shop, wish));
-    let outcome = placed.await.map_err(|_| Problem::outcome_unknown())??;
+    let outcome = tokio::time::timeout(shop.limits.timeout, placed).await.map_err(|_| Problem::outcome_unknown())??;
     let (answer, replayed) = answer(&shop, outcome, wanted.as_deref()).await?;
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
     if replayed {
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// A retry hears of its order, also where what it shows as its ticket is none.
+async fn placed_before(shop: &Shop, wish: Wish) -> Answer<Option<Outcome>> {
+    let Wish { principal, key, fingerprint, email, .. } = wish;
+    let retry = Retry { principal, key, fingerprint, email: email.as_str().to_owned() };
+    Ok(shop.engine.placed_before(&retry).await?.map(Outcome::Replayed))
 }
 
 fn read(key: String, request: &CheckoutRequest) -> Answer<Wish> {

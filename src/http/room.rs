@@ -3,12 +3,14 @@
 use axum::{Json, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use souk_actors::{
-    RoomView,
+    InLine, RoomView,
     domain::{LineState, SaleId, Ticket},
 };
+
+use tokio::sync::watch;
 
 use super::{
     State,
@@ -136,7 +138,7 @@ pub(crate) async fn show(
 }
 
 /// Where a ticket stands, as it changes: server-sent events `place`. Who is admitted hears so, and when nothing is left and
-/// nothing can come back everybody does. Ends when the shop stops: then connect again.
+/// nothing can come back everybody does. `over` is the last word; otherwise it ends when the shop stops: then connect again.
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}/room/stream", tag = "checkout", params(("sale_id" = String, Path), Asked),
     responses(
@@ -173,16 +175,38 @@ async fn place(shop: &Shop, ticket: Ticket) -> Answer<Place> {
     Ok(Place::of(ticket.sale_id, &in_line.view()))
 }
 
-/// Every other place that a ticket comes to have: what changes for others only is not told.
+/// Every other place that a ticket comes to have, the newest: what changes for others only is not told. The last is `over`.
 async fn places(shop: &Shop, ticket: Ticket) -> Answer<impl Stream<Item = Bytes> + Send + use<>> {
     let in_line = within(shop.limits.timeout, shop.engine.in_line(ticket)).await?;
-    let mut before = None;
-    let changed = sse::newest(in_line.news()).map(move |_| Place::of(ticket.sale_id, &in_line.view()));
-    Ok(changed.filter_map(move |place| {
-        let told = (before.as_ref() != Some(&place)).then(|| event(&place));
-        before = Some(place);
-        std::future::ready(told)
-    }))
+    let mut news = in_line.news();
+    news.mark_changed();
+    let places = stream::unfold((in_line, news, None), move |(in_line, mut news, before)| async move {
+        if before.is_some() {
+            tokio::time::sleep(room::pace(in_line.listeners())).await;
+        }
+        let place = other(&in_line, &mut news, ticket.sale_id, before.as_ref()).await?;
+        Some((event(&place), (in_line, news, Some(place))))
+    });
+    Ok(places)
+}
+
+/// The next place that is another than before; none when the last has been told.
+async fn other(
+    in_line: &InLine,
+    news: &mut watch::Receiver<u64>,
+    sale_id: SaleId,
+    before: Option<&Place>,
+) -> Option<Place> {
+    if before.is_some_and(|before| before.state == "over") {
+        return None;
+    }
+    loop {
+        news.changed().await.ok()?;
+        let place = Place::of(sale_id, &in_line.view());
+        if before != Some(&place) {
+            return Some(place);
+        }
+    }
 }
 
 fn event(place: &Place) -> Bytes {

@@ -3,6 +3,8 @@
 //! A session is a secret that the client keeps. The ticket carries its hash, so a ticket that somebody else has seen lets
 //! nobody else buy; and the room knows the hash, so a session that comes again, in however many tabs, is the same one.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 use souk_actors::{
     RoomView, Session,
@@ -16,6 +18,17 @@ use crate::{auth::Keys, problem::Problem};
 const PURPOSE: &str = "waiting room ticket";
 /// A session's length, as clients may choose it: nobody guesses 22 characters.
 const SESSION: std::ops::RangeInclusive<usize> = 22..=128;
+
+/// Nobody who listens to a room is written to more often than this …
+const PACE: Duration = Duration::from_millis(100);
+/// … nor so often that all of them together are written to more than twenty thousand times a second.
+const EACH: Duration = Duration::from_micros(50);
+
+/// How long each of so many listeners rests after it was written to.
+#[must_use]
+pub fn pace(listeners: usize) -> Duration {
+    PACE.max(EACH * u32::try_from(listeners).unwrap_or(u32::MAX))
+}
 
 /// A client's secret, checked.
 pub struct Secret(String);

@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use souk_actors::clock::Clock;
+use sqlx::Connection;
 
 use crate::{
     live_stock::Ear,
@@ -167,6 +168,55 @@ async fn a_session_has_one_ticket_and_a_ticket_one_session() {
     let again = sale.buy_as(&shop, &guest, &guest.ticket, &guest.session, &key).await;
     assert_eq!((again.status, &again.body["order_id"]), (201, &bought["order_id"]), "{}", again.text);
     assert_eq!(sale.state(&shop, &guest).await, "used");
+    // whatever it shows as its ticket by then
+    for (ticket, session) in [("forged", guest.session.as_str()), (guest.ticket.as_str(), "short")] {
+        let again = sale.buy_as(&shop, &guest, ticket, session, &key).await;
+        assert_eq!((again.status, &again.body["order_id"]), (201, &bought["order_id"]), "{}", again.text);
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_thousands_join_who_is_called_buys_and_others_are_called() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 0).await;
+    let [first, second] = [sale.join(&shop).await, sale.join(&shop).await];
+    sale.becomes(&shop, &first, "admitted").await;
+    let story = async {
+        assert_eq!(sale.buy(&shop, &first).await.status, 201);
+        sale.buy(&shop, &second).await.is_problem(409, "not_admitted");
+        shop.later(HOLD + 1).await;
+        sale.becomes(&shop, &second, "admitted").await;
+        assert_eq!(sale.buy(&shop, &second).await.status, 201);
+    };
+    let crowd = stream::repeat(()).map(|()| sale.join(&shop)).buffer_unordered(64).for_each(|_| std::future::ready(()));
+    tokio::select! {
+        () = story => {}
+        () = crowd => unreachable!("they come for ever"),
+    }
+    let joins = (0..1_000).map(|_| sale.join(&shop));
+    let guests: Vec<Guest> = stream::iter(joins).buffer_unordered(64).collect().await;
+    let tickets: HashSet<&str> = guests.iter().map(|guest| guest.ticket.as_str()).collect();
+    assert_eq!(tickets.len(), 1_000, "everybody has a number of their own");
+    shop.close().await;
+}
+
+/// With the journal locked up, whoever asks Postgres for anything waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_that_ends_while_postgres_is_away_is_over_for_all_who_listen() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 0).await;
+    let (first, waits) = (sale.join(&shop).await, sale.join(&shop).await);
+    sale.becomes(&shop, &first, "admitted").await;
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", waits.ticket))).await;
+    assert_eq!(ear.next().await.expect("at once")["state"], "waiting");
+    let mut conn = shop.db.conn().await;
+    let mut lock = conn.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table journal, waiting_room").execute(&mut *lock).await.expect("locked");
+    shop.later(86_401).await;
+    ear.until("the sale is over", |place| place["state"] == "over").await;
+    assert!(ear.next().await.is_none(), "there is nothing more to say");
+    lock.rollback().await.expect("unlocked");
     shop.close().await;
 }
 

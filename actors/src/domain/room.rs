@@ -173,20 +173,24 @@ impl Room {
         Some(self.draw.as_ref()?.place(number))
     }
 
-    /// Who is called next where `units` can be sold: no more are on their way to buy than there are units.
+    /// Who is called next where there are `units` for which nobody is on the way.
     #[must_use]
     pub fn next_call(&self, units: i64, until: DateTime<Utc>) -> Option<Call> {
         self.draw.as_ref()?;
-        let last = self.given.min(self.called + units - self.on_their_way());
+        let last = self.given.min(self.called + units);
         (last > self.called).then_some(Call { places: self.called..last, until })
     }
 
-    /// How many have been called, can still buy and have not.
+    /// How many have been called, can still buy and have not; and of those who are buying, whose time has gone by meanwhile.
+    ///
+    /// There are never more of them than there are units, so this is taken before the stock is looked at: who buys in
+    /// between is then counted twice rather than not at all.
     #[must_use]
-    pub fn on_their_way(&self) -> i64 {
+    pub fn on_their_way(&self, buying: &HashSet<i64>) -> i64 {
         let called: i64 = self.calls.iter().map(|call| call.places.end - call.places.start).sum();
         let bought = self.used.iter().filter(|place| self.call_of(**place).is_some());
-        called - bought.count() as i64
+        let late = buying.iter().filter(|place| self.call_of(**place).is_none());
+        called - bought.count() as i64 + late.count() as i64
     }
 
     /// Calls whose time is over are forgotten.
@@ -261,19 +265,22 @@ mod tests {
     #[test]
     fn as_many_are_called_as_there_are_units() {
         let mut room = drawn(10);
-        let first = room.next_call(3, at(60)).expect("three units");
+        let nobody = HashSet::new();
+        let next = |room: &Room, units: i64, until| room.next_call(units - room.on_their_way(&nobody), until);
+        let first = next(&room, 3, at(60)).expect("three units");
         assert_eq!(first.places, 0..3);
         (room.called, room.calls) = (3, vec![first]);
-        assert_eq!(room.next_call(3, at(60)), None, "three are on their way");
+        assert_eq!(next(&room, 3, at(60)), None, "three are on their way");
         // one has bought: a unit less, and one less on the way
         room.used.insert(1);
-        assert_eq!((room.on_their_way(), room.next_call(2, at(60))), (2, None));
+        assert_eq!((room.on_their_way(&nobody), next(&room, 2, at(60))), (2, None));
         // its hold lapses: the next is called
-        assert_eq!(room.next_call(3, at(70)).expect("one came back").places, 3..4);
-        // nobody bought in time
+        assert_eq!(next(&room, 3, at(70)).expect("one came back").places, 3..4);
+        // nobody bought in time, but one who is at it still may
         room.lapse(at(60));
-        assert_eq!(room.next_call(2, at(120)).expect("two lapsed").places, 3..5);
-        assert_eq!(room.next_call(100, at(120)).expect("all that wait").places, 3..10);
+        assert_eq!(room.on_their_way(&HashSet::from([2])), 1);
+        assert_eq!(next(&room, 2, at(120)).expect("two lapsed").places, 3..5);
+        assert_eq!(next(&room, 100, at(120)).expect("all that wait").places, 3..10);
     }
 
     #[test]
