@@ -8,7 +8,7 @@ use crate::store::entry::Entry;
 /// `$1` epoch, `$2` seq; then keys, orders and lines. The fence comes first and everything selects from it. What lines have in
 /// a sale is in the statement only where there are such lines: the others pay nothing for it.
 macro_rules! place_sql {
-    ($fence:literal $(, sales: $arrays:literal, $names:literal, $written:literal, $all_taken:literal)?) => {
+    ($fence:literal $(, sales: $arrays:literal, $names:literal, $terms:literal, $written:literal, $all_taken:literal)?) => {
         concat!(
             "with fence as (", $fence, "),
          want_key as (
@@ -33,7 +33,7 @@ macro_rules! place_sql {
          ), want_line as materialized (
              select l.* from fence, unnest($19::bigint[], $20::int[], $21::int[], $22::bigint[], $23::bigint[], $24::bigint[],
                  $25::text[], $26::text[], $27::timestamptz[]", $($arrays,)? ")
-                 with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at", $($names,)? ", n)
+                 with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at", $($names, $terms,)? ", n)
              where l.order_id not in (select ref_id from dead)
          ), reserved as (
              insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state", $($names,)? ")
@@ -56,28 +56,30 @@ macro_rules! place_sql {
         )
     };
 }
-/// The same with sales: a row a sale and SKU moves by the sum of its lines, if all of them lie in its window, and a row a
-/// customer where the sale has a limit. The constraints of both are the last word.
+/// The same with sales: a row a sale and SKU moves by the sum of its lines, if all of them lie in its window and were decided
+/// on the sale as it is, and a row a customer where the sale has a limit. The constraints of both are the last word.
 macro_rules! place_in_sales_sql {
     ($fence:literal) => {
         place_sql!(
             $fence,
-            sales: ", $29::bigint[], $30::bytea[]",
+            sales: ", $29::bigint[], $30::bytea[], $31::int[]",
             ", sale_id, customer",
+            ", version",
             "want_share as materialized (
-             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at from want_line
-             where sale_id is not null group by sale_id, sku_id
+             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at,
+                 min(version) as oldest, max(version) as newest
+             from want_line where sale_id is not null group by sale_id, sku_id
          ), taken as (
              update sale_sku q set sold = q.sold + w.units
-             from want_share w
+             from want_share w join sale s on s.id = w.sale_id and s.version = w.oldest and s.version = w.newest
              where q.sale_id = w.sale_id and q.sku_id = w.sku_id and q.during @> w.first_at and q.during @> w.last_at
              returning 1
          ), limited as (
              insert into limit_use (sale_id, sku_id, customer, used, cap)
              select l.sale_id, l.sku_id, l.customer, sum(l.quantity), min(s.per_customer)
              from want_line l join sale s on s.id = l.sale_id
-             where l.customer is not null group by l.sale_id, l.sku_id, l.customer
-             on conflict (sale_id, sku_id, customer) do update set used = limit_use.used + excluded.used
+             where l.customer is not null and s.per_customer is not null group by l.sale_id, l.sku_id, l.customer
+             on conflict (sale_id, sku_id, customer) do update set used = limit_use.used + excluded.used, cap = excluded.cap
          ),",
             ", 1 / ((select count(*) from taken) = (select count(*) from want_share))::int as every_sale_was_running"
         )
@@ -159,6 +161,7 @@ pub(super) async fn place(
         question
             .bind(column(&shares, |share| share.map(|share| share.sale_id.0)))
             .bind(column(&shares, |share| Some(share.as_ref()?.customer.as_ref()?.as_bytes())))
+            .bind(column(&lines, |(_, line)| line.hold.sale().map(|sale| sale.version)))
     } else {
         question
     };
