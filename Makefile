@@ -1,7 +1,7 @@
 # make run     a shop on http://127.0.0.1:8080, on a Postgres of its own
 # make test    everything that is checked: form, lints, every test
 # make check   form and lints alone
-# make bench   figures, each beside its baseline
+# make bench   figures, each beside its baseline and its limit; PART="hot checkouts", SECONDS=8, ROWS=10000000 narrow it or not
 # make soak    ten minutes (SOUK_SOAK_SECONDS) of buyers while engine and Postgres are killed again and again; ends with a
 #              verdict and a clean audit. The same again by SOUK_SOAK_SEED, which it prints
 # make clients the provider sandbox, driven through the providers' own clients (needs python3, npm and their registries)
@@ -24,7 +24,7 @@ check: prepare
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: prepare
-	cargo bench --locked --bench hot_sku
+	cargo bench --locked --bench figures -- $(PART) $(if $(SECONDS),seconds=$(SECONDS)) $(if $(ROWS),rows=$(ROWS))
 
 soak: prepare
 	cargo test --release --locked --test it -- --ignored --exact hammer::soaked --nocapture

@@ -1,6 +1,6 @@
 //! Logs and metrics: the one place that decides their form.
 
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{cell::RefCell, collections::HashMap, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -41,4 +41,20 @@ pub fn metrics() -> &'static PrometheusHandle {
             .and_then(PrometheusBuilder::install_recorder)
             .expect("buckets are not empty, and nobody else records")
     })
+}
+
+/// A request was answered. Each thread looks a series up once: its labels cost more to make than the answer to "sold out".
+pub(crate) fn answered(route: &str, status: u16, took: Duration) {
+    type ByRoute = HashMap<String, metrics::Histogram>;
+    thread_local! {
+        static SERIES: RefCell<HashMap<u16, ByRoute>> = RefCell::default();
+    }
+    SERIES.with_borrow_mut(|series| {
+        let by_route = series.entry(status).or_default();
+        if !by_route.contains_key(route) {
+            let labels = [("route", route.to_owned()), ("status", status.to_string())];
+            by_route.insert(route.to_owned(), metrics::histogram!("souk_http_request_seconds", &labels));
+        }
+        by_route[route].record(took.as_secs_f64());
+    });
 }

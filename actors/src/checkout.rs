@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dashmap::DashMap;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use serde::Serialize;
 use serde_json::json;
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -149,6 +150,9 @@ pub(crate) struct Begin {
     pub permit: OwnedSemaphorePermit,
     pub reply: Reply,
 }
+
+/// Numbers that an order needs which is announced to a provider at once: its own, its payment's, its task's, and some.
+const IDS: i64 = 8;
 
 /// How many coordinators share the sagas.
 const COORDINATORS: usize = 4;
@@ -318,7 +322,7 @@ impl Saga {
             };
             faults.hit("checkout.held", "");
             self.line.step("committing");
-            let ids = match self.context.ids.take(8).await {
+            let ids = match self.context.ids.take(if checkout.payment.is_some() { IDS } else { 1 }).await {
                 Ok(ids) => ids,
                 Err(refusal) => return drop(reply.send(Err(refusal))),
             };
@@ -436,7 +440,7 @@ impl Saga {
     /// The one entry that places the order.
     fn write(&self, checkout: &Checkout, holds: Vec<Hold>, mut ids: Range<i64>) -> (Placed, Entry) {
         let at = self.context.clock.now();
-        let order_id = OrderId(ids.next().expect("eight were taken"));
+        let order_id = OrderId(ids.next().expect("one at least was taken"));
         let free = checkout.total.minor == 0;
         let (status, state) = if free {
             (OrderStatus::Confirmed, PartState::Committed)
@@ -458,11 +462,11 @@ impl Saga {
         entry.place = Some(Box::new(Placement {
             order_id,
             email: checkout.email.as_str().to_owned(),
-            address: json!(checkout.ship_to).to_string(),
+            address: text(&checkout.ship_to),
             currency: checkout.total.currency.to_string(),
             total_minor: checkout.total.minor,
             shipping_minor: checkout.shipping.as_ref().map_or(0, |shipping| shipping.price.minor),
-            shipping: checkout.shipping.as_ref().map(|shipping| json!(shipping.service).to_string()),
+            shipping: checkout.shipping.as_ref().map(|shipping| text(&shipping.service)),
             deadline,
             status,
         }));
@@ -497,6 +501,11 @@ impl Saga {
 fn is_priced_right(hold: &Hold, quoted: Money) -> bool {
     let item = hold.sale().and_then(|sale| sale.item(hold.sku_id()));
     item.is_none_or(|item| item.price(quoted.currency) == Some(quoted))
+}
+
+/// As JSON.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("its keys are names, and nothing in it can fail")
 }
 
 /// The lines in the order in which they were asked for, each with its hold.

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! While one batch is on its way to the disk the next one gathers, so a batch is as large as the disk is slow, and nobody
-//! waits for a timer. One task owns the one connection; nothing can drop a transaction half-way but the end of the process.
+//! waits for a timer. One task, on a thread of its own, owns the one connection; nothing can drop a transaction half-way but
+//! the end of the process.
 //!
 //! Should the connection be lost the journal does not guess: it takes its own row over again (which waits for whatever
 //! the old connection is still committing) and reads there whether the batch is in. If it is, its callers hear so; if
@@ -22,7 +23,7 @@ use std::{
 
 use serde::Serialize;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions, types::Uuid};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     domain::{Counters, Refusal, SkuId},
@@ -143,26 +144,19 @@ impl Journal {
         news: Arc<News>,
         publish: impl Fn(SkuId, Counters, &[ShareMove]) + Send + 'static,
     ) -> Result<Self, sqlx::Error> {
-        let mut conn = open(&connect).await?;
-        let (found, owner) = take_over(&mut conn).await?;
-        let figures = Arc::new(Figures::default());
-        figures.epoch.store(found.fence.epoch, Ordering::Relaxed);
-        figures.seq.store(found.fence.seq, Ordering::Relaxed);
         let (queue, jobs) = mpsc::channel(queue_limit);
-        let (tell, condition) = watch::channel(Condition::Running);
         let (committed, settled) = mpsc::unbounded_channel();
-        let writer = Writer {
-            connect,
-            conn: Some(conn),
-            owner,
-            fence: found.fence,
-            numbers: Numbers::new(),
-            figures: Arc::clone(&figures),
-            condition: tell,
-            faults,
-            committed,
-        };
-        or_the_process_ends(writer.run(jobs));
+        let (begun, begins) = oneshot::channel();
+        on_a_thread_of_its_own(async move {
+            match Writer::begin(connect, faults, committed).await {
+                Ok((writer, condition)) => {
+                    begun.send(Ok((Arc::clone(&writer.figures), condition))).ok();
+                    writer.run(jobs).await;
+                }
+                Err(error) => drop(begun.send(Err(error))),
+            }
+        })?;
+        let (figures, condition) = begins.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
         or_the_process_ends(announce(settled, Arc::clone(&news), Box::new(publish)));
         Ok(Self { queue, condition, figures, news, queue_limit })
     }
@@ -194,7 +188,7 @@ impl Journal {
         entry: Entry,
         believe: impl FnOnce(Verdict) + Send + 'static,
     ) -> Result<Verdict, Refusal> {
-        let (tell, hear) = tokio::sync::oneshot::channel();
+        let (tell, hear) = oneshot::channel();
         self.append(entry, move |verdict| {
             believe(verdict);
             tell.send(verdict).ok();
@@ -283,14 +277,25 @@ struct Committed {
     written: Written,
 }
 
-/// A journal that has panicked may have promised anything: restarting is the tested path.
+/// Runs the writer. While a batch's callers hear, every thread of the common runtime has hundreds of them to wake: the next
+/// batch would wait behind them all, and Postgres for it.
+fn on_a_thread_of_its_own(work: impl Future<Output = ()> + Send + 'static) -> Result<(), sqlx::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("souk-journal".to_owned());
+    thread.spawn(move || runtime.block_on(ends_the_process_if_it_panics(work)))?;
+    Ok(())
+}
+
 fn or_the_process_ends(work: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(async move {
-        if tokio::spawn(work).await.is_err_and(|error| error.is_panic()) {
-            tracing::error!("the journal panicked; the process ends");
-            std::process::abort();
-        }
-    });
+    tokio::spawn(ends_the_process_if_it_panics(work));
+}
+
+/// A journal that has panicked may have promised anything: restarting is the tested path.
+async fn ends_the_process_if_it_panics(work: impl Future<Output = ()> + Send + 'static) {
+    if tokio::spawn(work).await.is_err_and(|error| error.is_panic()) {
+        tracing::error!("the journal panicked; the process ends");
+        std::process::abort();
+    }
 }
 
 /// Every caller hears, in the order of commits; before that every shelf has learnt what its callers may ask it next. Beside
@@ -333,6 +338,22 @@ struct Superseded {
 }
 
 impl Writer {
+    /// Takes the database's journal over.
+    async fn begin(
+        connect: PgConnectOptions,
+        faults: Arc<Faults>,
+        committed: mpsc::UnboundedSender<Committed>,
+    ) -> Result<(Self, watch::Receiver<Condition>), sqlx::Error> {
+        let mut conn = open(&connect).await?;
+        let (found, owner) = take_over(&mut conn).await?;
+        let figures = Arc::new(Figures::default());
+        figures.epoch.store(found.fence.epoch, Ordering::Relaxed);
+        figures.seq.store(found.fence.seq, Ordering::Relaxed);
+        let (tell, condition) = watch::channel(Condition::Running);
+        let (conn, fence, numbers) = (Some(conn), found.fence, Numbers::new());
+        Ok((Self { connect, conn, owner, fence, numbers, figures, condition: tell, faults, committed }, condition))
+    }
+
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut next = VecDeque::new();
         while gather(&mut jobs, &mut next).await {

@@ -45,7 +45,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub(crate) use serve::serve;
 
-use crate::{problem::Problem, shop::Shop};
+use crate::{problem::Problem, shop::Shop, telemetry};
 
 /// How much longer a request may take than the limits of what it waits for come to.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -155,13 +155,11 @@ async fn in_time(axum::extract::State(shop): State, request: Request, next: Next
 
 /// How long each route takes, by route and status: never by id.
 async fn measure(request: Request, next: Next) -> Response {
-    let route =
-        request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let began = Instant::now();
     let response = next.run(request).await;
-    let status = response.status().as_str().to_owned();
-    metrics::histogram!("souk_http_request_seconds", "route" => route, "status" => status)
-        .record(began.elapsed().as_secs_f64());
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    telemetry::answered(route, response.status().as_u16(), began.elapsed());
     response
 }
 

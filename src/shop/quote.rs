@@ -3,10 +3,10 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use moka::future::Cache;
+use dashmap::DashMap;
 use souk_actors::{
     Engine, PricedLine, Selling,
     domain::{ChosenShipping, Currency, Invalid, Money, Quantity, Refusal, SaleId, SkuId},
@@ -17,6 +17,9 @@ use crate::problem::Problem;
 
 /// The most lines that one checkout has.
 pub const MOST_LINES: usize = 1_000;
+/// How long a price is kept, and how many are.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+const MOST_KEPT: usize = 200_000;
 
 /// A quoted checkout: every line another SKU.
 #[derive(Debug, Clone)]
@@ -44,7 +47,9 @@ impl Quote {
 /// Prices by SKU and currency.
 pub struct Prices {
     pool: PgPool,
-    cache: Cache<(SkuId, Currency), i64>,
+    /// With the end of their time. A plain map: a cache that minds who is asked for how often costs a checkout more than a
+    /// price that is loaded again now and then.
+    kept: DashMap<(SkuId, Currency), (i64, Instant)>,
     /// Grows with every change, so that a price read before it is not kept after it.
     changes: AtomicU64,
 }
@@ -53,14 +58,13 @@ impl Prices {
     /// Prices of this shop.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        let cache = Cache::builder().max_capacity(200_000).time_to_live(Duration::from_secs(60)).build();
-        Self { pool, cache, changes: AtomicU64::new(0) }
+        Self { pool, kept: DashMap::new(), changes: AtomicU64::new(0) }
     }
 
     /// Staff have changed prices.
     pub fn forget(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
-        self.cache.invalidate_all();
+        self.kept.clear();
     }
 
     /// Quotes lines, by their sales where they are in one: the same SKU twice becomes one line.
@@ -94,10 +98,12 @@ impl Prices {
     }
 
     async fn of(&self, lines: &[(SkuId, i64)], currency: Currency) -> Result<Vec<Money>, Problem> {
-        let mut prices = Vec::with_capacity(lines.len());
-        for (sku_id, _) in lines {
-            prices.push(self.cache.get(&(*sku_id, currency)).await);
-        }
+        let now = Instant::now();
+        let price = |(sku_id, _): &(SkuId, i64)| {
+            let kept = self.kept.get(&(*sku_id, currency))?;
+            Some(kept.0).filter(|_| now < kept.1)
+        };
+        let prices: Vec<Option<i64>> = lines.iter().map(price).collect();
         let missing: Vec<i64> =
             lines.iter().zip(&prices).filter(|(_, price)| price.is_none()).map(|((sku_id, _), _)| sku_id.0).collect();
         let loaded = if missing.is_empty() { Vec::new() } else { self.load(&missing, currency).await? };
@@ -117,13 +123,24 @@ impl Prices {
                 .bind(currency.code())
                 .fetch_all(&self.pool)
                 .await?;
-        for (sku_id, minor) in &loaded {
-            self.cache.insert((SkuId(*sku_id), currency), *minor).await;
-        }
+        self.keep(&loaded, currency);
         if self.changes.load(Ordering::SeqCst) != before {
-            self.cache.invalidate_all();
+            self.kept.clear();
         }
         Ok(loaded)
+    }
+
+    fn keep(&self, prices: &[(i64, i64)], currency: Currency) {
+        let now = Instant::now();
+        if self.kept.len() + prices.len() > MOST_KEPT {
+            self.kept.retain(|_, kept| now < kept.1);
+        }
+        if self.kept.len() + prices.len() > MOST_KEPT {
+            self.kept.clear();
+        }
+        for (sku_id, minor) in prices {
+            self.kept.insert((SkuId(*sku_id), currency), (*minor, now + KEPT_FOR));
+        }
     }
 }
 

@@ -128,6 +128,29 @@ async fn a_full_shop_says_so_at_once_and_loses_nothing() {
     Arc::into_inner(shop).expect("all have left").close().await;
 }
 
+/// Ten and more times what is let in, and everybody insists: what there is is sold to the last unit, and the rest hear so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_shop_sells_out_exactly() {
+    let shop = TestShop::with(&[("SOUK_CHECKOUT__ADMISSION", "8")]).await;
+    let sku_id = shop.sku(60).await;
+    let insist = async |_: usize| {
+        let (key, patience) = (fresh("patient"), Instant::now() + Duration::from_secs(60));
+        loop {
+            let answer = shop.checkout(&key, &basket(&[(&sku_id, 1)])).await;
+            if answer.code() != "busy" {
+                return answer;
+            }
+            assert_eq!(answer.header("retry-after"), "1");
+            assert!(Instant::now() < patience, "{answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let answers: Vec<Answer> = stream::iter(0..300).map(insist).buffer_unordered(120).collect().await;
+    assert_eq!(tally(&answers), HashMap::from([("201", 60), ("out_of_stock", 240)]));
+    assert_eq!(shop.stock(&sku_id).await, (60, 60));
+    shop.close().await;
+}
+
 /// One key from everywhere at once is one order, whoever's answer comes first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_impatient_buyer_with_one_key() {

@@ -299,3 +299,42 @@ async fn a_conflict_or_a_failure_in_a_batch_harms_no_neighbour() {
     shop.clean().await;
     shop.engine.stop().await;
 }
+
+/// The client has hung up, so nothing in this process holds the second one back: both are in one batch, and the first counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_batch_holds_twice_places_one_order() {
+    let (shop, proxy) = behind_proxy().await;
+    let sku_id = shop.sku(10).await;
+    shop.order(sku_id, 1).await; // its actor is awake, and there are numbers
+    let buy = |checkout: souk_actors::Checkout| {
+        let shop = Arc::clone(&shop);
+        tokio::spawn(async move { shop.engine.checkout(checkout).await })
+    };
+    let queued = async |entries: usize| {
+        eventually("they are in the queue", async || shop.engine.journal().queued == entries).await;
+    };
+    proxy.hold_up(true);
+    let ahead = buy(basket(&[(sku_id, 1)]));
+    eventually("the first batch is on its way", async || {
+        shop.actor(&format!("sku/{sku_id}")).is_some_and(|actor| actor.handled == 2)
+            && shop.engine.journal().queued == 0
+    })
+    .await;
+    let checkout = basket(&[(sku_id, 2)]);
+    let impatient = buy(checkout.clone());
+    queued(1).await;
+    impatient.abort();
+    impatient.await.expect_err("it hung up");
+    let again = buy(checkout);
+    queued(2).await;
+    proxy.hold_up(false);
+
+    assert!(matches!(ahead.await.unwrap(), Ok(CheckedOut::New(_))));
+    assert!(matches!(again.await.unwrap(), Ok(CheckedOut::Replayed(_))));
+    let report = shop.engine.journal();
+    assert_eq!((report.failures, report.conflicts), (0, 1), "{report:?}");
+    assert_eq!(shop.count("select count(*) from customer_order").await, 3);
+    assert_eq!(shop.stock(sku_id).await, (10, 4));
+    shop.clean().await;
+    shop.engine.stop().await;
+}

@@ -5,7 +5,11 @@ use std::{fs, sync::Arc};
 use souk_actors::domain::{Command, OrderId, OrderStatus, PaymentSummary, RefundWish, SkuId};
 use sqlx::{Connection, migrate::Migrator};
 
-use crate::support::{FakeProvider, Mood, Op, Setup, TestDb, TestEngine, eventually, usd};
+use crate::support::{
+    FakeProvider, Mood, Op, Setup, TestDb, TestEngine, eventually,
+    shop::{TestShop, basket},
+    usd,
+};
 
 /// The newest migration of the first release.
 const FIRST_RELEASE: i64 = 3;
@@ -69,6 +73,26 @@ async fn a_shop_that_sold_with_the_first_tables_goes_on() {
     assert_eq!(shop.view(later).await.status, OrderStatus::AwaitingPayment);
     assert_eq!(shop.stock(SkuId(7)).await, (10, 5));
     shop.end().await;
+}
+
+/// Guests are called otherwise among the keys since then: a key that was used before still finds its order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guests_key_from_before_its_name_was_short_finds_its_order() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(5).await;
+    let order = shop.checkout("kept", &basket(&[(&sku_id, 1)])).await.ok();
+    let mut conn = shop.db.conn().await;
+    let old =
+        "update idempotency set principal = 'guest:' || encode(sha256('ann@example.com'), 'hex') where key = 'kept'";
+    assert_eq!(sqlx::query(old).execute(&mut conn).await.expect("renamed").rows_affected(), 1);
+    let migration = include_str!("../../migrations/0013_short_principals.sql");
+    sqlx::raw_sql(migration).execute(&mut conn).await.expect("it goes through");
+
+    let again = shop.checkout("kept", &basket(&[(&sku_id, 1)])).await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok()["order_id"], order["order_id"]);
+    conn.close().await.ok();
+    shop.close().await;
 }
 
 /// The migrations up to a number, as a release of that time brought them.

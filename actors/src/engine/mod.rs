@@ -405,11 +405,15 @@ fn open<K: Kind>(kind: K, context: &Context, escalate: &Arc<dyn Fn(String) + Sen
 
 /// Checkouts under way in this process by their key: equal ones fly once.
 #[derive(Default)]
-struct Flights(Arc<DashMap<(String, String), Flying>>);
+struct Flights(Arc<DashMap<Arc<FlightKey>, Flying>>);
+
+/// Principal and key.
+type FlightKey = (String, String);
 
 struct Flying {
     fingerprint: [u8; 32],
-    landed: watch::Receiver<()>,
+    /// Made by the first who waits for it; ends with the flight.
+    landing: Option<watch::Sender<()>>,
 }
 
 enum Boarding {
@@ -421,9 +425,8 @@ enum Boarding {
 
 /// Lands when it is dropped.
 struct Flight {
-    flights: Arc<DashMap<(String, String), Flying>>,
-    key: (String, String),
-    _landing: watch::Sender<()>,
+    flights: Arc<DashMap<Arc<FlightKey>, Flying>>,
+    key: Arc<FlightKey>,
 }
 
 impl Drop for Flight {
@@ -434,14 +437,16 @@ impl Drop for Flight {
 
 impl Flights {
     fn board(&self, principal: &str, key: &str, fingerprint: [u8; 32]) -> Result<Boarding, Refusal> {
-        let key = (principal.to_owned(), key.to_owned());
-        match self.0.entry(key.clone()) {
+        let key = Arc::new((principal.to_owned(), key.to_owned()));
+        match self.0.entry(Arc::clone(&key)) {
             dashmap::Entry::Occupied(flying) if flying.get().fingerprint != fingerprint => Err(Refusal::KeyReused),
-            dashmap::Entry::Occupied(flying) => Ok(Boarding::Behind(flying.get().landed.clone())),
+            dashmap::Entry::Occupied(mut flying) => {
+                let landing = flying.get_mut().landing.get_or_insert_with(|| watch::channel(()).0);
+                Ok(Boarding::Behind(landing.subscribe()))
+            }
             dashmap::Entry::Vacant(vacant) => {
-                let (landing, landed) = watch::channel(());
-                vacant.insert(Flying { fingerprint, landed });
-                Ok(Boarding::First(Flight { flights: Arc::clone(&self.0), key, _landing: landing }))
+                vacant.insert(Flying { fingerprint, landing: None });
+                Ok(Boarding::First(Flight { flights: Arc::clone(&self.0), key }))
             }
         }
     }

@@ -6,25 +6,37 @@
 
 use std::{ops::Range, sync::Mutex};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use crate::{clock::Clock, domain::Refusal};
 
+/// The least that is leased at once, and the most.
 const BLOCK: i64 = 10_000;
+const BLOCK_MAX: i64 = 1_000_000;
+/// A block that lasted for less makes the next one larger: everybody waits while one is leased.
+const LASTS: TimeDelta = TimeDelta::seconds(1);
 
 /// The one series that orders, products, SKUs, payments, refunds and tasks are numbered from.
 pub struct Ids {
     pool: PgPool,
     clock: Clock,
     left: Mutex<Range<i64>>,
-    refill: tokio::sync::Mutex<()>,
+    refill: tokio::sync::Mutex<Leased>,
+}
+
+/// The last block that was leased.
+struct Leased {
+    size: i64,
+    at: DateTime<Utc>,
 }
 
 impl Ids {
     /// Leases from the series `id` of this database.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
-        Self { pool, clock, left: Mutex::new(0..0), refill: tokio::sync::Mutex::new(()) }
+        let leased = Leased { size: BLOCK, at: clock.now() };
+        Self { pool, clock, left: Mutex::new(0..0), refill: tokio::sync::Mutex::new(leased) }
     }
 
     /// `count` numbers that nobody else has; at most a block.
@@ -36,12 +48,15 @@ impl Ids {
             if let Some(taken) = self.take_from_block(count) {
                 return Ok(taken);
             }
-            let _one_at_a_time = self.refill.lock().await;
+            let mut leased = self.refill.lock().await; // one at a time
             if let Some(taken) = self.take_from_block(count) {
                 return Ok(taken);
             }
-            let floor = self.clock.now().timestamp_millis();
-            let block = lease(&self.pool, "id", floor, BLOCK.max(count)).await.map_err(|_| Refusal::Away("no ids"))?;
+            let now = self.clock.now();
+            let floor = now.timestamp_millis();
+            let size = if now - leased.at < LASTS { (leased.size * 4).min(BLOCK_MAX) } else { BLOCK };
+            let block = lease(&self.pool, "id", floor, size.max(count)).await.map_err(|_| Refusal::Away("no ids"))?;
+            *leased = Leased { size, at: now };
             *self.left.lock().expect("no panic under this lock") = block;
         }
     }

@@ -32,7 +32,7 @@ impl Draft<'_> {
         self.set_state_by_captures(payment_id);
         let kind = if lost > 0 { "dispute_lost" } else { "dispute_won" };
         self.event(kind, json!({ "payment_id": payment_id }));
-        self.ask_for_set_aside(payment_id, capture_id);
+        self.settle(payment_id, capture_id);
         self.lift_disputed();
     }
 
@@ -71,7 +71,7 @@ impl Draft<'_> {
     }
 
     /// How much of a capture is here has changed: what was set aside goes back, and the order keeps what it has a claim to.
-    fn settle(&mut self, payment_id: PaymentId, capture_id: &str) {
+    pub(super) fn settle(&mut self, payment_id: PaymentId, capture_id: &str) {
         self.ask_for_set_aside(payment_id, capture_id);
         let Some(capture) = self.capture(payment_id, capture_id) else { return };
         let Some(amount) = capture.amount else { return };

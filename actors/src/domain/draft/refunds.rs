@@ -309,7 +309,8 @@ impl Draft<'_> {
             }
             self.trim(payment_id, &told.capture_id);
         } else if told.kind == RefundKind::Mirrored {
-            self.ask_for_set_aside(payment_id, &told.capture_id);
+            // what somebody gave back at the provider is here again: an order that is over has no claim to it
+            self.settle(payment_id, &told.capture_id);
         } else {
             // it failed after it had been taken: the money is owed again
             self.request_again(&told, told.amount.minor, patience(0));

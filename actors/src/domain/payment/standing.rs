@@ -193,6 +193,10 @@ impl Payment {
             (Standing::Cut, Standing::Cut) | (Standing::Disputed, Standing::Disputed) if before.lost < after.lost => {
                 vec![cut]
             }
+            // some of what was lost is here again
+            (Standing::Cut, Standing::Cut) | (Standing::Disputed, Standing::Disputed) if before.lost > after.lost => {
+                vec![ended]
+            }
             (old, new) if old == new => Vec::new(),
             // of another capture of this attempt, whose money is here
             (_, Standing::Pending | Standing::Refused) if had_money => Vec::new(),

@@ -1,40 +1,57 @@
 //! New orders with their keys, and new reservations of any order: the hot statement.
 
+use std::collections::HashSet;
+
 use sqlx::{PgConnection, Row};
 
 use super::{Fence, WriteError, Written, column, read_counters, stock_by_ledger};
-use crate::store::entry::Entry;
+use crate::store::entry::{Entry, Key};
 
 /// `$1` epoch, `$2` seq; then keys, orders and lines. The fence comes first and everything selects from it. What lines have in
 /// a sale is in the statement only where there are such lines: the others pay nothing for it.
+///
+/// `unnest` stands in select lists, not in `from`: there Postgres would write every column to a store of its own first. Keys
+/// that were used are looked for and left out, instead of `on conflict do nothing`, which writes every row twice over;
+/// there is one writer, so nobody can use a key in between.
 macro_rules! place_sql {
-    ($fence:literal $(, sales: $arrays:literal, $names:literal, $terms:literal, $written:literal, $all_taken:literal)?) => {
+    ($fence:literal $(, sales: $arrays:literal, $names:literal, $written:literal, $all_taken:literal)?) => {
         concat!(
             "with fence as (", $fence, "),
-         want_key as (
-             select k.* from fence, unnest($3::text[], $4::text[], $5::text[], $6::bytea[], $7::bigint[], $8::timestamptz[])
-                 as k(principal, key, route, fingerprint, ref_id, at)
+         want_key as materialized (
+             select unnest($3::text[]) as principal, unnest($4::text[]) as key, unnest($5::text[]) as route,
+                 unnest($6::bytea[]) as fingerprint, unnest($7::bigint[]) as ref_id, unnest($8::timestamptz[]) as at
+             from fence
+         ), dead as materialized (
+             select ref_id from want_key k
+             where exists (select from idempotency i where i.principal = k.principal and i.key = k.key)
+             union all
+             select unnest($29::bigint[])
          ), kept as (
              insert into idempotency (principal, key, route, fingerprint, ref_id, created_at)
              select principal, key, route, fingerprint, ref_id, at from want_key
-             on conflict (principal, key) do nothing
-             returning ref_id
-         ), dead as materialized (
-             select ref_id from want_key except select ref_id from kept
+             where ref_id not in (select ref_id from dead)
          ), placed as (
              insert into customer_order
                  (id, version, status, email, address, currency, total_minor, deadline, created_at, shipping_minor, shipping)
-             select o.id, 1, o.status::order_status, o.email, o.address::jsonb, o.currency, o.total_minor, o.deadline, o.at,
-                 o.shipping_minor, o.shipping::jsonb
-             from fence, unnest($9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
-                 $15::timestamptz[], $16::timestamptz[], $17::bigint[], $18::text[])
-                 as o(id, status, email, address, currency, total_minor, deadline, at, shipping_minor, shipping)
-             where o.id not in (select ref_id from dead)
+             select id, 1, status::order_status, email, address::jsonb, currency, total_minor, deadline, at,
+                 shipping_minor, shipping::jsonb
+             from (
+                 select unnest($9::bigint[]) as id, unnest($10::text[]) as status, unnest($11::text[]) as email,
+                     unnest($12::text[]) as address, unnest($13::text[]) as currency, unnest($14::bigint[]) as total_minor,
+                     unnest($15::timestamptz[]) as deadline, unnest($16::timestamptz[]) as at,
+                     unnest($17::bigint[]) as shipping_minor, unnest($18::text[]) as shipping
+                 from fence
+             ) o
+             where id not in (select ref_id from dead)
          ), want_line as materialized (
-             select l.* from fence, unnest($19::bigint[], $20::int[], $21::int[], $22::bigint[], $23::bigint[], $24::bigint[],
-                 $25::text[], $26::text[], $27::timestamptz[]", $($arrays,)? ")
-                 with ordinality as l(order_id, part, line, sku_id, quantity, unit_price_minor, state, who, at", $($names, $terms,)? ", n)
-             where l.order_id not in (select ref_id from dead)
+             select * from (
+                 select unnest($19::bigint[]) as order_id, unnest($20::int[]) as part, unnest($21::int[]) as line,
+                     unnest($22::bigint[]) as sku_id, unnest($23::bigint[]) as quantity,
+                     unnest($24::bigint[]) as unit_price_minor, unnest($25::text[]) as state, unnest($26::text[]) as who,
+                     unnest($27::timestamptz[]) as at, generate_series(1, cardinality($19::bigint[])) as n", $($arrays,)? "
+                 from fence
+             ) l
+             where order_id not in (select ref_id from dead)
          ), reserved as (
              insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state", $($names,)? ")
              select order_id, part, line, sku_id, quantity, unit_price_minor, state::reservation_state", $($names,)? "
@@ -62,9 +79,10 @@ macro_rules! place_in_sales_sql {
     ($fence:literal) => {
         place_sql!(
             $fence,
-            sales: ", $29::bigint[], $30::bytea[], $31::int[]",
+            sales: ",
+                     unnest($30::bigint[]) as sale_id, unnest($31::bytea[]) as customer,
+                     unnest($32::int[]) as version",
             ", sale_id, customer",
-            ", version",
             "want_share as materialized (
              select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at,
                  min(version) as oldest, max(version) as newest
@@ -121,7 +139,7 @@ pub(super) async fn place(
     entries: &[&Entry],
 ) -> Result<Written, WriteError> {
     let orders: Vec<_> = entries.iter().filter_map(|e| e.place.as_deref().map(|order| (*e, order))).collect();
-    let keys: Vec<_> = orders.iter().filter_map(|(e, _)| e.key.as_ref().map(|key| (*e, key))).collect();
+    let (keys, twice) = first_uses(orders.iter().filter_map(|(e, _)| e.key.as_ref().map(|key| (*e, key))));
     let lines: Vec<_> = entries.iter().flat_map(|e| e.lines.iter().map(move |line| (*e, line))).collect();
     if place == Place::Within && orders.is_empty() && lines.is_empty() {
         return Ok(Written::default());
@@ -155,7 +173,8 @@ pub(super) async fn place(
         .bind(column(&lines, |(_, line)| line.state.as_str()))
         .bind(column(&lines, |(entry, _)| entry.who.as_str()))
         .bind(column(&lines, |(entry, _)| entry.at))
-        .bind(base);
+        .bind(base)
+        .bind(column(&twice, |(_, key)| key.ref_id));
     let question = if in_sales {
         let shares = column(&lines, |(_, line)| line.hold.share());
         question
@@ -172,4 +191,12 @@ pub(super) async fn place(
     let mut written = Written { conflicts: row.try_get("dead")?, ..Written::default() };
     read_counters(&row, &mut written.counters)?;
     Ok(written)
+}
+
+type Keyed<'a> = (&'a Entry, &'a Key);
+
+/// Of keys that a batch uses twice (a client that gave up and asked again) the first counts; the others are taken.
+fn first_uses<'a>(keys: impl Iterator<Item = Keyed<'a>>) -> (Vec<Keyed<'a>>, Vec<Keyed<'a>>) {
+    let mut used = HashSet::with_capacity(keys.size_hint().0);
+    keys.partition(|(_, key)| used.insert((key.principal.as_str(), key.key.as_str())))
 }

@@ -1,0 +1,78 @@
+//! Many SKUs, in process: asleep, when each is woken by its first buyer, and awake.
+
+use std::sync::Arc;
+
+use souk_actors::domain::SkuId;
+
+use crate::{
+    Outcome, Wanted,
+    baselines::{self, Rows, Way},
+    house::{self, House},
+    load::{closed, count, resident},
+    table::{Beside, Table, thousands},
+};
+
+const CLIENTS: usize = 1_024;
+
+struct Spread {
+    skus: u64,
+    cold: Option<f64>,
+    warm: f64,
+    /// Times the single statement.
+    ahead: Option<f64>,
+}
+
+pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
+    spread(house, table, wanted, Spread { skus: 1_000, cold: None, warm: 85_000.0, ahead: Some(7.5) }).await?;
+    spread(house, table, wanted, Spread { skus: 100_000, cold: Some(30_000.0), warm: 45_000.0, ahead: None }).await
+}
+
+async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Outcome<()> {
+    let Spread { skus, .. } = aim;
+    let connect = house.database(&format!("many_{skus}")).await?;
+    let engine = house::engine(&connect, skus as i64).await?;
+    let name = thousands(skus as f64);
+
+    let before = resident();
+    let woken = Arc::clone(&engine);
+    let cold =
+        count(house, CLIENTS, skus, move |number| house::reserve(Arc::clone(&woken), scattered(number, skus))).await;
+    let each = (resident() - before) / skus as f64;
+    table.line(&format!("reservations, {name} SKUs, cold, clients: {CLIENTS}"), &cold, &targets(aim.cold));
+    if skus > 10_000 {
+        let verdict = if each <= 10_000.0 { "reached" } else { "MISSED" };
+        table.figure(
+            "  memory of a SKU's actor, idle",
+            &format!("{each:.0} B"),
+            &format!("target 10 000 B: {verdict}"),
+        );
+    }
+
+    let reserved = Arc::clone(&engine);
+    let warm = closed(house, CLIENTS, wanted.time(), move |number| {
+        house::reserve(Arc::clone(&reserved), scattered(number, skus))
+    })
+    .await;
+    let load = (CLIENTS, wanted.time());
+    let theirs = move |number| scattered(number, skus);
+    let statement = baselines::one_by_one(house, &connect, Way::Statement, Rows::Reservation, load, theirs).await?;
+    let lock = baselines::one_by_one(house, &connect, Way::RowLock, Rows::Reservation, load, theirs).await?;
+    let limit = baselines::bulk(house, &connect, Rows::Reservation, skus as i64, wanted.time()).await?;
+    let mut beside = vec![
+        Beside::Times("row lock", lock.rate, None),
+        Beside::Times("one statement each", statement.rate, aim.ahead),
+        Beside::Of("bulk insert, 1 connection", limit.rate, None),
+    ];
+    beside.extend(targets(Some(aim.warm)));
+    table.line(&format!("reservations, {name} SKUs, warm, clients: {CLIENTS}"), &warm, &beside);
+    house::close(engine).await
+}
+
+fn targets(least: Option<f64>) -> Vec<Beside<'static>> {
+    least.map(Beside::Target).into_iter().collect()
+}
+
+/// Every SKU once, in no order; then again.
+fn scattered(number: u64, skus: u64) -> SkuId {
+    SkuId((number.wrapping_mul(7_919) % skus) as i64 + 1)
+}
