@@ -342,7 +342,9 @@ impl Saga {
                 Settled::Stale(back) => reply = back,
             }
             self.line.step("holding");
-            self.recount(&checkout).await;
+            if let Err(refusal) = self.recount(&checkout).await {
+                return drop(reply.send(Err(refusal)));
+            }
         }
     }
 
@@ -378,10 +380,11 @@ impl Saga {
     }
 
     /// Has everything counted afresh that a sale has given of these SKUs.
-    async fn recount(&self, checkout: &Checkout) {
+    async fn recount(&self, checkout: &Checkout) -> Result<(), Refusal> {
         for line in checkout.lines.iter().filter(|line| line.sale_id.is_some()) {
-            self.skus.recount(line.sku_id).await;
+            self.skus.recount(line.sku_id).await?;
         }
+        Ok(())
     }
 
     /// What is needed before anything is written; all of it is given back with an error.

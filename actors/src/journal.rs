@@ -184,8 +184,19 @@ impl Journal {
     /// # Errors
     /// [`Refusal::Superseded`], or [`Refusal::Unknown`] where the journal ended first.
     pub async fn commit(&self, entry: Entry) -> Result<Verdict, Refusal> {
+        self.commit_and(entry, |_| {}).await
+    }
+
+    /// The same; what memory makes of the verdict is in `believe`, which is called whether anybody still waits or not, and
+    /// before whoever waits hears. Like every `done` it must be quick.
+    pub(crate) async fn commit_and(
+        &self,
+        entry: Entry,
+        believe: impl FnOnce(Verdict) + Send + 'static,
+    ) -> Result<Verdict, Refusal> {
         let (tell, hear) = tokio::sync::oneshot::channel();
         self.append(entry, move |verdict| {
+            believe(verdict);
             tell.send(verdict).ok();
         })
         .await?;

@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::{
     domain::{
@@ -17,6 +17,7 @@ use crate::{
         change::NoticeRow,
         notice::{CONFIRMED, PLACED},
     },
+    journal::Verdict,
     store::entry::Entry,
 };
 
@@ -39,8 +40,7 @@ pub(crate) struct News {
     subscriptions: RwLock<Arc<Vec<Arc<Subscription>>>>,
     /// Whether anybody wants to hear of placements: the one event that the hot path has.
     placed_wanted: AtomicBool,
-    /// Held by whoever changes a subscription: what is read, changed and committed must not be overtaken.
-    pub changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
     fresh: Notify,
 }
 
@@ -51,7 +51,7 @@ impl News {
             mails,
             subscriptions: RwLock::default(),
             placed_wanted: AtomicBool::new(false),
-            changing: Mutex::new(()),
+            changing: Arc::default(),
             fresh: Notify::new(),
         }
     }
@@ -59,6 +59,12 @@ impl News {
     /// Takes in what Postgres knows, once this engine alone writes there and before it writes anything.
     pub(crate) fn learn(&self, subscriptions: Vec<Subscription>) {
         self.set(subscriptions.into_iter().map(Arc::new).collect());
+    }
+
+    /// Held by whoever changes a subscription, until the change has been taken in or has fallen through: what is read, changed
+    /// and committed must not be overtaken.
+    pub(crate) async fn one_at_a_time(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.changing).lock_owned().await
     }
 
     /// Every subscription, in the order in which they were made.
@@ -70,7 +76,22 @@ impl News {
         self.subscriptions().iter().find(|subscription| subscription.id == id).cloned()
     }
 
-    /// Takes a subscription in that has been committed, new or changed.
+    /// Takes a subscription in where it was committed, new or changed; whoever is next may change one then.
+    pub(crate) fn believe(
+        self: &Arc<Self>,
+        subscription: Subscription,
+        one_at_a_time: OwnedMutexGuard<()>,
+    ) -> impl FnOnce(Verdict) + Send + use<> {
+        let news = Arc::clone(self);
+        move |verdict| {
+            if verdict == Verdict::Committed {
+                news.put(subscription);
+            }
+            drop(one_at_a_time);
+        }
+    }
+
+    /// Takes a subscription in as it is.
     pub(crate) fn put(&self, subscription: Subscription) {
         let mut all = self.subscriptions().to_vec();
         match all.iter_mut().find(|known| known.id == subscription.id) {

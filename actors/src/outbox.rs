@@ -397,7 +397,7 @@ pub(crate) async fn change(
     id: SubscriptionId,
     how: impl FnOnce(&mut Subscription) + Send,
 ) -> Result<Subscription, Refusal> {
-    let _one_at_a_time = context.news.changing.lock().await;
+    let one_at_a_time = context.news.one_at_a_time().await;
     let known = context.news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
     let mut changed = Subscription::clone(&known);
     how(&mut changed);
@@ -406,11 +406,9 @@ pub(crate) async fn change(
     }
     let mut entry = Entry::new(context.clock.now(), Who::Engine);
     entry.changes = Some(Box::new(Changes { subscriptions: vec![changed.clone()], ..Changes::default() }));
-    match context.journal.commit(entry).await? {
-        Verdict::Committed => {
-            context.news.put(changed.clone());
-            Ok(changed)
-        }
+    let believe = context.news.believe(changed.clone(), one_at_a_time);
+    match context.journal.commit_and(entry, believe).await? {
+        Verdict::Committed => Ok(changed),
         Verdict::Superseded => Err(Refusal::Superseded),
         Verdict::KeyTaken | Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
     }

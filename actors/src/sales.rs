@@ -13,7 +13,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::domain::{Sale, SaleId, SkuId};
 
@@ -26,8 +26,7 @@ pub(crate) struct Sales {
     /// Whether there are any: where there are none a checkout pays one look.
     any: AtomicBool,
     open: RwLock<Arc<Open>>,
-    /// Held by whoever makes or changes a sale: what is read, checked against the others and committed must not be overtaken.
-    pub changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -41,6 +40,12 @@ impl Sales {
     /// Takes in what Postgres knows, once this engine alone writes there and before it writes anything.
     pub(crate) fn learn(&self, sales: Vec<Sale>) {
         self.change(|open| open.extend(sales.into_iter().map(|sale| (sale.id, Arc::new(sale)))));
+    }
+
+    /// Held by whoever makes or changes a sale, until the change has been taken in or has fallen through: what is read,
+    /// checked against the others and committed must not be overtaken.
+    pub(crate) async fn one_at_a_time(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.changing).lock_owned().await
     }
 
     /// Takes in a sale that has been committed, new or changed.

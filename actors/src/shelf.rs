@@ -23,6 +23,8 @@ pub(crate) struct Shelf {
 #[derive(Default)]
 struct Inner {
     book: Option<Book>,
+    /// Whether it is known what sales have given: before that nothing is final.
+    counted: bool,
     /// Of a SKU that is in a sale, or was.
     tallies: Option<Box<Tallies>>,
     /// Wakes the actor when a promise settles; set while somebody waits for that.
@@ -142,6 +144,7 @@ impl Shelf {
         if inner.book.is_some_and(|book| book.committed().version > as_of) {
             return false;
         }
+        inner.counted = true;
         let tallies = inner.tallies.get_or_insert_default();
         tallies.as_of = as_of;
         for Counted { sale_id, sold, used } in counted {
@@ -150,10 +153,21 @@ impl Shelf {
         true
     }
 
-    /// The counters as last committed; none before the first load.
+    /// No sale has given anything of it: there is nothing to count.
+    pub(crate) fn nothing_to_count(&self) {
+        self.lock().counted = true;
+    }
+
+    /// Whether what sales have given was counted when the counters were at this version, or later.
+    pub(crate) fn is_counted_since(&self, version: i64) -> bool {
+        self.lock().tallies.as_ref().is_some_and(|tallies| tallies.as_of >= version)
+    }
+
+    /// The counters as last committed; none before the first load, and before it is known what sales have given.
     #[must_use]
     pub(crate) fn committed(&self) -> Option<Counters> {
-        self.lock().book.map(|book| book.committed())
+        let inner = self.lock();
+        inner.book.filter(|_| inner.counted).map(|book| book.committed())
     }
 
     /// Units that a sale has sold, as committed.
@@ -168,9 +182,12 @@ impl Shelf {
         self.lock().book.map_or(0, |book| book.unsettled())
     }
 
-    /// Why the units cannot be had, where that is final; also none before the first load.
+    /// Why the units cannot be had, where that is final; also none before it is known what sales have given.
     pub(crate) fn refuses(&self, wish: &Wish<'_>) -> Option<NoHold> {
         let inner = self.lock();
+        if !inner.counted {
+            return None;
+        }
         let terms = match inner.terms(self.sku_id, wish) {
             Ok(terms) => terms,
             Err(no) => return Some(no),

@@ -34,8 +34,9 @@ pub(crate) enum Msg {
     Hold { units: i64, buying: Option<Buying>, reply: oneshot::Sender<Result<Hold, HoldError>> },
     /// A promise has settled, or the counters have changed: look at the queue.
     Settled,
-    /// Postgres is of another opinion about the sales that the SKU is in: count afresh.
-    Recount { reply: oneshot::Sender<()> },
+    /// Postgres is of another opinion about the sales that the SKU is in: count afresh,
+    /// unless that was done since the counters were at this version.
+    Recount { since: i64, reply: oneshot::Sender<Result<(), Refusal>> },
 }
 
 /// Why a SKU gives no promise.
@@ -90,12 +91,14 @@ impl Skus {
         }
     }
 
-    /// Has what sales have given of a SKU counted afresh, and waits for it.
-    pub(crate) async fn recount(&self, sku_id: SkuId) {
-        let (reply, done) = oneshot::channel();
-        if self.0.send(sku_id, Msg::Recount { reply }).await.is_ok() {
-            done.await.ok();
-        }
+    /// Has what sales have given of a SKU counted afresh, and waits for it. Many who were refused together ask for it at once:
+    /// one count does for all.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] where Postgres could not be asked.
+    pub(crate) async fn recount(&self, sku_id: SkuId) -> Result<(), Refusal> {
+        let since = self.committed(sku_id).map_or(0, |counters| counters.version);
+        self.0.ask(sku_id, |reply| Msg::Recount { since, reply }).await.or(Err(Refusal::Busy))
     }
 
     /// Wakes the SKU's actor, so that nobody has to wait for it.
@@ -176,7 +179,10 @@ fn wish<R>(
 
 /// Counts what sales have given of a SKU, once more where its shelf has heard of something newer meanwhile.
 async fn count(pool: &PgPool, sales: &Sales, shelf: &Shelf) -> Result<(), sqlx::Error> {
-    let Some(sales) = sales.of(shelf.sku_id()) else { return Ok(()) };
+    let Some(sales) = sales.of(shelf.sku_id()) else {
+        shelf.nothing_to_count();
+        return Ok(());
+    };
     let sale_ids: Vec<i64> = sales.iter().map(|sale| sale.id.0).collect();
     loop {
         let (as_of, counted) = load::sales::counted(pool, shelf.sku_id(), &sale_ids).await?;
@@ -281,11 +287,7 @@ impl Actor for Keeper {
         match msg {
             Msg::Hold { units, buying, reply } => self.hold(Waiter { units, buying, reply }, waiting),
             Msg::Settled => self.serve(waiting),
-            Msg::Recount { reply } => {
-                // the one time that it waits for Postgres: what it would promise meanwhile would be refused
-                count(&self.pool, &self.sales, &self.shelf).await?;
-                reply.send(()).ok();
-            }
+            Msg::Recount { since, reply } => drop(reply.send(self.recount(since).await)),
         }
         if !waiting.is_empty() {
             self.listen(&myself);
@@ -314,6 +316,18 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// The one time that it waits for Postgres: what it would promise meanwhile would be refused.
+    async fn recount(&self, since: i64) -> Result<(), Refusal> {
+        if self.shelf.is_counted_since(since) {
+            return Ok(());
+        }
+        let counted = count(&self.pool, &self.sales, &self.shelf).await;
+        counted.map_err(|error| {
+            tracing::warn!(%error, sku.id = %self.shelf.sku_id(), "what sales have given cannot be counted");
+            Refusal::Busy
+        })
     }
 
     fn refuses(&self, waiter: &Waiter) -> Option<NoHold> {

@@ -227,7 +227,7 @@ pub(crate) async fn create(
     told(&shop, StatusCode::CREATED, made).await
 }
 
-/// Change a sale: all of it until it begins; while it runs, its name, its end and how many units it has.
+/// Change a sale: all of it until ten seconds before it begins; then its name, its end and how many units it has.
 #[utoipa::path(
     patch, path = "/v1/admin/sales/{sale_id}", tag = "staff", request_body = SaleUpdate, security(("staff" = [])),
     params(("sale_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),

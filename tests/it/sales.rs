@@ -1,5 +1,7 @@
 //! Sales: their price, their units and their limits hold inside their window, to the microsecond, whoever asks how often.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use souk_actors::{
@@ -11,7 +13,7 @@ use souk_actors::{
     store::read::SaleView,
 };
 
-use crate::support::{TestEngine, basket, eventually, fingerprint, shop::fresh, usd};
+use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, fingerprint, shop::fresh, usd};
 
 /// What a unit costs in these sales.
 const PRICE: i64 = 400;
@@ -452,5 +454,71 @@ async fn a_sale_is_made_once_with_one_key() {
     assert!(matches!(shop.engine.make_sale(stranger, key("none")).await, Err(Refusal::Invalid(_))));
     let other = CommandKey { fingerprint: fingerprint("another"), ..key("once") };
     assert_eq!(shop.engine.make_sale(new, other).await.expect_err("used"), Refusal::KeyReused);
+    shop.end().await;
+}
+
+/// The journal stands still with an order on its way; somebody asks something of it, leaves, and it goes on.
+async fn asks_and_leaves<T: Send + 'static>(
+    shop: &TestEngine,
+    proxy: &Proxy,
+    asked: impl Future<Output = T> + Send + 'static,
+) {
+    let sku_id = shop.sku(2).await;
+    shop.order(sku_id, 1).await; // the journal's statement is prepared: the next one is one message
+    let orders = shop.count("select count(*) from customer_order").await;
+    proxy.hold_up(true);
+    let engine = Arc::clone(&shop.engine);
+    let first = tokio::spawn(async move { engine.checkout(basket(&[(sku_id, 1)])).await });
+    eventually("the journal is busy", async || shop.count("select count(*) from customer_order").await == orders + 1)
+        .await;
+    let asked = tokio::spawn(asked);
+    eventually("it is queued", async || shop.engine.journal().queued == 1).await;
+    asked.abort();
+    asked.await.map(drop).expect_err("nobody waits for it");
+    proxy.hold_up(false);
+    first.await.expect("no panic").expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_is_known_also_where_whoever_made_or_ended_it_has_left() {
+    let db = Arc::new(TestDb::new().await);
+    let proxy = Proxy::before(&db.connect);
+    let connect = proxy.through(&db.connect);
+    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let sku_id = shop.sku(5).await;
+    let (engine, new) = (Arc::clone(&shop.engine), sale_of(sku_id, 5, shop.clock.now()));
+    asks_and_leaves(&shop, &proxy, async move { engine.make_sale(new, key("made")).await }).await;
+    eventually("it is known", async || shop.engine.sale_of(sku_id).is_some()).await;
+    let sale_id = shop.engine.sale_of(sku_id).expect("known").id;
+    shop.buys("ann@a.b", sku_id, 1, Some(sale_id)).await;
+
+    let engine = Arc::clone(&shop.engine);
+    asks_and_leaves(&shop, &proxy, async move { engine.end_sale(sale_id, key("ended")).await }).await;
+    eventually("its end is known", async || shop.engine.sale_of(sku_id).is_none()).await;
+    shop.buys("ann@a.b", sku_id, 3, None).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_decided_before_the_sale_began_comes_too_late_once_it_sells() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(5).await;
+    let starts_at = shop.clock.now() + HOUR;
+    let new = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) };
+    let sale_id = shop.makes(new).await;
+    let unlimited = SaleChange { per_customer: Some(None), ..SaleChange::default() };
+    shop.clock.stand_still(starts_at - TimeDelta::seconds(10));
+    let refused = shop.change(sale_id, unlimited.clone()).await.expect_err("its terms are settled");
+    assert!(matches!(refused, Refusal::SaleState { phase: SalePhase::Coming, .. }), "{refused:?}");
+    shop.clock.stand_still(starts_at);
+    shop.buys("ann@a.b", sku_id, 1, Some(sale_id)).await;
+    // decided in time, written too late
+    shop.clock.stand_still(starts_at - TimeDelta::minutes(1));
+    assert_eq!(shop.change(sale_id, unlimited).await.expect_err("one is sold"), Refusal::Busy);
+    assert_eq!(shop.engine.end_sale(sale_id, key("off")).await.expect_err("one is sold"), Refusal::Busy);
+    shop.clock.stand_still(starts_at);
+    let named = SaleChange { name: Some("Black Friday".into()), ..SaleChange::default() };
+    shop.change(sale_id, named).await.expect("while it runs");
+    shop.buys("ann@a.b", sku_id, 1, Some(sale_id)).await;
     shop.end().await;
 }

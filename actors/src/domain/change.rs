@@ -308,7 +308,8 @@ pub struct AttemptRow {
 pub struct SaleRow {
     /// As it is then. Its version is one more than the one it was decided on; 1 where it is new.
     pub sale: Sale,
-    /// What it is known by where it had moved on, or has sold more than it is to have: an id that nothing else has.
+    /// What it is known by where it had moved on, has sold more than it is to have, or has sold anything and was thought not to
+    /// have begun: an id that nothing else has.
     pub condition_id: i64,
 }
 

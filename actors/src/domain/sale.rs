@@ -17,6 +17,8 @@ const MOST_ITEMS: usize = 1_000;
 const LONGEST_HOLD: TimeDelta = TimeDelta::hours(24);
 /// The longest that a sale runs, and the furthest that it begins in the future.
 const FURTHEST: TimeDelta = TimeDelta::days(366);
+/// How long before a sale begins its terms are settled: a change of them is committed, and known to everybody, by then.
+const SETTLED: TimeDelta = TimeDelta::seconds(10);
 
 words! {
     /// Where a sale stands.
@@ -142,8 +144,8 @@ impl Sale {
         Ok(Self { name, starts_at, ends_at, ..self })
     }
 
-    /// The same with changes, as far as they can be made at this moment: until it begins everything can change; while it
-    /// runs, its name, its end and how many units it has.
+    /// The same with changes, as far as they can be made at this moment: until ten seconds before it begins everything can
+    /// change; then, and while it runs, its name, its end and how many units it has.
     ///
     /// # Errors
     /// [`Refusal::Invalid`], or [`Refusal::SaleState`] where it is too late for that.
@@ -153,6 +155,9 @@ impl Sale {
             SalePhase::Over | SalePhase::Cancelled => Some("nothing of it can change any more"),
             SalePhase::Running if change.is_of_what_was_announced() => {
                 Some("only its name, its end and its quantities can change")
+            }
+            SalePhase::Coming if at >= self.starts_at - SETTLED && change.is_of_what_was_announced() => {
+                Some("it begins within ten seconds: only its name, its end and its quantities can change")
             }
             SalePhase::Coming | SalePhase::Running => None,
         };
@@ -544,8 +549,13 @@ mod tests {
     fn what_was_announced_stands_while_it_runs() {
         let running = sale(1, 100, 200, true);
         let change = SaleChange { per_customer: Some(None), ..SaleChange::default() };
-        assert!(running.changed(change.clone(), at(99)).is_ok());
-        assert!(matches!(running.changed(change, at(100)), Err(Refusal::SaleState { .. })));
+        let settled = at(100) - SETTLED;
+        assert!(running.changed(change.clone(), settled - TimeDelta::microseconds(1)).is_ok());
+        for at in [settled, at(99), at(100)] {
+            assert!(matches!(running.changed(change.clone(), at), Err(Refusal::SaleState { .. })));
+        }
+        let renamed = SaleChange { name: Some("Black Friday".into()), ..SaleChange::default() };
+        assert!(running.changed(renamed, at(99)).is_ok());
         let longer = SaleChange { ends_at: Some(at(500)), ..SaleChange::default() };
         assert_eq!(running.changed(longer.clone(), at(150)).expect("it can").ends_at, at(500));
         assert!(matches!(running.changed(longer, at(200)), Err(Refusal::SaleState { .. })));

@@ -1,5 +1,7 @@
 //! What staff ask of news: those that were given up, told again; and who subscribes to what.
 
+use std::sync::Arc;
+
 use super::Engine;
 use crate::{
     domain::{Invalid, NoticeId, Refusal, Subscription, SubscriptionId, Who, change::Changes},
@@ -83,7 +85,8 @@ impl Engine {
         if ids.is_empty() {
             return Ok(());
         }
-        self.write(Changes { replays: ids, ..Changes::default() }).await?;
+        self.serving()?;
+        self.write(Changes { replays: ids, ..Changes::default() }, |_| {}).await?;
         self.context.news.wake();
         Ok(())
     }
@@ -110,7 +113,7 @@ impl Engine {
     pub async fn subscribe(&self, wish: Subscribe) -> Result<(Subscription, bool), Refusal> {
         const ROUTE: &str = "subscribe";
         check(&wish.events)?;
-        let _one_at_a_time = self.context.news.changing.lock().await;
+        let one_at_a_time = self.context.news.one_at_a_time().await;
         let CommandKey { principal, key, fingerprint } = wish.key;
         if let Some(id) = self.used(&principal, &key, ROUTE, &fingerprint).await? {
             return Ok((self.subscription(SubscriptionId(id))?, true));
@@ -134,11 +137,9 @@ impl Engine {
         entry.key = Some(Key { principal, key, route: ROUTE, fingerprint, ref_id: id.0 });
         let changes = Changes { subscriptions: vec![subscription.clone()], ..Changes::default() };
         entry.changes = Some(Box::new(changes));
-        match self.context.journal.commit(entry).await? {
-            Verdict::Committed => {
-                self.context.news.put(subscription.clone());
-                Ok((subscription, false))
-            }
+        let believe = self.context.news.believe(subscription.clone(), one_at_a_time);
+        match self.context.journal.commit_and(entry, believe).await? {
+            Verdict::Committed => Ok((subscription, false)),
             Verdict::Superseded => Err(Refusal::Superseded),
             Verdict::KeyTaken => Err(Refusal::KeyReused), // by another command, just now
             Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),
@@ -173,15 +174,19 @@ impl Engine {
     /// # Errors
     /// [`Refusal::NotFound`].
     pub async fn unsubscribe(&self, id: SubscriptionId) -> Result<(), Refusal> {
-        let _one_at_a_time = self.context.news.changing.lock().await;
+        self.serving()?;
+        let one_at_a_time = self.context.news.one_at_a_time().await;
         let before = self.context.news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
         // first, so that no event is written down for it any more
         self.context.news.forget(id);
-        let ended = self.write(Changes { unsubscribed: vec![id], ..Changes::default() }).await;
-        if ended.is_err() {
-            self.context.news.put(Subscription::clone(&before));
-        }
-        ended
+        let news = Arc::clone(&self.context.news);
+        let or_not = move |verdict| {
+            if verdict != Verdict::Committed {
+                news.put(Subscription::clone(&before));
+            }
+            drop(one_at_a_time);
+        };
+        self.write(Changes { unsubscribed: vec![id], ..Changes::default() }, or_not).await
     }
 
     /// What was and is to be told to a subscription, with every call, newest first.
@@ -210,11 +215,10 @@ impl Engine {
         self.replay(vec![notice_id]).await
     }
 
-    async fn write(&self, changes: Changes) -> Result<(), Refusal> {
-        self.serving()?;
+    async fn write(&self, changes: Changes, believe: impl FnOnce(Verdict) + Send + 'static) -> Result<(), Refusal> {
         let mut entry = Entry::new(self.context.clock.now(), Who::Staff);
         entry.changes = Some(Box::new(changes));
-        match self.context.journal.commit(entry).await? {
+        match self.context.journal.commit_and(entry, believe).await? {
             Verdict::Committed => Ok(()),
             Verdict::Superseded => Err(Refusal::Superseded),
             Verdict::KeyTaken | Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),

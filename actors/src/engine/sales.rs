@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+use tokio::sync::OwnedMutexGuard;
+
 use super::Engine;
 use crate::{
     domain::{
@@ -27,6 +30,13 @@ pub struct Made {
     pub replayed: bool,
 }
 
+/// What a sale is to be, decided at a moment by who alone may decide then.
+struct Decided {
+    sale: Sale,
+    at: DateTime<Utc>,
+    one_at_a_time: OwnedMutexGuard<()>,
+}
+
 /// How a SKU is sold.
 #[derive(Debug, Clone)]
 pub enum Selling {
@@ -49,9 +59,9 @@ impl Engine {
     /// [`Refusal::Invalid`], [`Refusal::SaleOverlaps`], [`Refusal::KeyReused`] and the like.
     pub async fn make_sale(&self, new: NewSale, key: CommandKey) -> Result<Made, Refusal> {
         self.serving()?;
-        let _one_at_a_time = self.context.sales.changing.lock().await;
+        let one_at_a_time = self.context.sales.one_at_a_time().await;
         if let Some(id) = self.used(&key.principal, &key.key, MAKE, &key.fingerprint).await? {
-            return Ok(Made { sale: self.sale(SaleId(id)).await?, replayed: true });
+            return Ok(Made { sale: self.reread(SaleId(id)).await?, replayed: true });
         }
         let at = self.context.clock.now();
         let sale = Sale {
@@ -69,8 +79,9 @@ impl Engine {
         };
         let sale = sale.checked()?;
         sale.lies_ahead(at, true)?;
+        self.check_hold(&sale)?;
         let ref_id = sale.id.0;
-        self.commit_sale(sale, key, MAKE, ref_id).await
+        self.commit_sale(Decided { sale, at, one_at_a_time }, key, MAKE, ref_id).await
     }
 
     /// Changes a sale, as far as it can still change; where `items` are given, they replace what is sold in it.
@@ -88,7 +99,10 @@ impl Engine {
             if let Some(items) = items {
                 change.items = Some(self.items(items).await?);
             }
-            Ok(Some(sale.changed(change, self.context.clock.now())?))
+            let at = self.context.clock.now();
+            let changed = sale.changed(change, at)?;
+            self.check_hold(&changed)?;
+            Ok(Some((changed, at)))
         })
         .await
     }
@@ -98,42 +112,59 @@ impl Engine {
     /// # Errors
     /// [`Refusal::NotFound`] and the like.
     pub async fn end_sale(&self, id: SaleId, key: CommandKey) -> Result<Made, Refusal> {
-        self.with_sale(id, key, async |sale| Ok(sale.ended(self.context.clock.now()))).await
+        self.with_sale(id, key, async |sale| {
+            let at = self.context.clock.now();
+            Ok(sale.ended(at).map(|ended| (ended, at)))
+        })
+        .await
     }
 
     async fn with_sale(
         &self,
         id: SaleId,
         key: CommandKey,
-        change: impl AsyncFnOnce(Sale) -> Result<Option<Sale>, Refusal>,
+        change: impl AsyncFnOnce(Sale) -> Result<Option<(Sale, DateTime<Utc>)>, Refusal>,
     ) -> Result<Made, Refusal> {
         self.serving()?;
-        let _one_at_a_time = self.context.sales.changing.lock().await;
-        let before = self.sale(id).await?;
+        let one_at_a_time = self.context.sales.one_at_a_time().await;
+        let before = self.reread(id).await?;
         if self.used(&key.principal, &key.key, CHANGE, &key.fingerprint).await?.is_some() {
             return Ok(Made { sale: before, replayed: true });
         }
         match change(before.sale.clone()).await? {
-            Some(sale) => {
+            Some((sale, at)) => {
                 let ref_id = self.context.ids.take(1).await?.start;
-                self.commit_sale(sale, key, CHANGE, ref_id).await
+                self.commit_sale(Decided { sale, at, one_at_a_time }, key, CHANGE, ref_id).await
             }
             None => Ok(Made { sale: before, replayed: false }),
         }
     }
 
-    /// Commits a sale and believes it; whoever calls holds the lock of those who change sales.
+    /// A sale as committed; memory takes it in like every commit. For whoever alone may change sales.
+    async fn reread(&self, id: SaleId) -> Result<SaleView, Refusal> {
+        let view = self.sale(id).await?;
+        self.context.sales.put(view.sale.clone());
+        Ok(view)
+    }
+
+    fn check_hold(&self, sale: &Sale) -> Result<(), Invalid> {
+        match sale.hold {
+            Some(hold) if hold <= self.context.policy.capture_margin => {
+                Err(Invalid::new("hold_minutes", "is over before a payment could be taken"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Commits a sale and believes it, also where whoever asked has left.
     async fn commit_sale(
         &self,
-        sale: Sale,
+        decided: Decided,
         key: CommandKey,
         route: &'static str,
         ref_id: i64,
     ) -> Result<Made, Refusal> {
-        if sale.hold.is_some_and(|hold| hold <= self.context.policy.capture_margin) {
-            return Err(Invalid::new("hold_minutes", "is over before a payment could be taken").into());
-        }
-        let at = self.context.clock.now();
+        let Decided { sale, at, one_at_a_time } = decided;
         let others = self.context.sales.list();
         let meets =
             others.iter().filter(|other| other.is_open(at)).find_map(|other| Some((sale.meets(other)?, other.id)));
@@ -146,12 +177,15 @@ impl Engine {
         entry.key = Some(Key { principal, key, route, fingerprint, ref_id });
         let row = SaleRow { sale: sale.clone(), condition_id };
         entry.changes = Some(Box::new(Changes { sale: Some(row), ..Changes::default() }));
-        match self.context.journal.commit(entry).await? {
-            Verdict::Committed => {
-                let id = sale.id;
-                self.context.sales.put(sale);
-                Ok(Made { sale: self.sale(id).await?, replayed: false })
+        let (sales, committed) = (Arc::clone(&self.context.sales), sale.clone());
+        let believe = move |verdict| {
+            if verdict == Verdict::Committed {
+                sales.put(committed);
             }
+            drop(one_at_a_time);
+        };
+        match self.context.journal.commit_and(entry, believe).await? {
+            Verdict::Committed => Ok(Made { sale: self.sale(sale.id).await?, replayed: false }),
             Verdict::Stale => Err(self.why_not(&sale).await?),
             Verdict::KeyTaken => Err(Refusal::KeyReused), // by another command, just now
             Verdict::Superseded => Err(Refusal::Superseded),

@@ -508,7 +508,7 @@ impl Keeper {
                 }
                 Verdict::Stale => {
                     state.order = load(&self.context, self.order_id).await?;
-                    self.recount(&state.order).await;
+                    self.recount(&state.order).await?;
                 }
                 Verdict::Superseded => return Err(Refusal::Superseded),
                 Verdict::KeyTaken => return Err(Refusal::KeyReused), // the caller looks up what for
@@ -522,10 +522,11 @@ impl Keeper {
     }
 
     /// It may be a sale that has moved on: what it has given of these SKUs is counted afresh.
-    async fn recount(&self, order: &Order) {
+    async fn recount(&self, order: &Order) -> Result<(), Refusal> {
         for part in order.lines().filter(|part| part.share.is_some()) {
-            self.skus.recount(part.sku_id).await;
+            self.skus.recount(part.sku_id).await?;
         }
+        Ok(())
     }
 
     /// Holds the order's lines afresh, in order of SKU and as they were sold; none if any of them is sold out, or no longer

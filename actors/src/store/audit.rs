@@ -74,6 +74,17 @@ pub const CHECKS: &[Check] = &[
                   and u.used > 0",
     },
     Check {
+        name: "sale-line-on-its-terms",
+        sentence: "what was bought in a sale costs what it costs there, and is of a customer where the sale has a limit",
+        sql: "select format('order %s part %s sale %s sku %s: price %s of %s, limit %s, customer %s', r.order_id, r.part,
+                  r.sale_id, r.sku_id, r.unit_price_minor, p.minor, s.per_customer, r.customer is not null)
+              from reservation r join customer_order o on o.id = r.order_id
+              left join sale s on s.id = r.sale_id
+              left join sale_price p on p.sale_id = r.sale_id and p.sku_id = r.sku_id and p.currency = o.currency
+              where r.sale_id is not null and r.state not in ('released', 'expired') and (
+                  r.unit_price_minor is distinct from p.minor or (s.per_customer is null) <> (r.customer is null))",
+    },
+    Check {
         name: "sale-window-once",
         sentence: "what a sale has of a SKU knows the sale's own window",
         sql: "select format('sale %s sku %s: %s, %s to %s', q.sale_id, q.sku_id, q.during, s.starts_at, s.ends_at)

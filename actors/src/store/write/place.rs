@@ -73,29 +73,31 @@ macro_rules! place_sql {
         )
     };
 }
-/// The same with sales: a row a sale and SKU moves by the sum of its lines, if all of them lie in its window, and a row a
-/// customer where the sale has a limit. The constraints of both are the last word.
+/// The same with sales: a row a sale and SKU moves by the sum of its lines, if all of them lie in its window and were decided
+/// on the sale as it is, and a row a customer where the sale has a limit. The constraints of both are the last word.
 macro_rules! place_in_sales_sql {
     ($fence:literal) => {
         place_sql!(
             $fence,
             sales: ",
-                     unnest($30::bigint[]) as sale_id, unnest($31::bytea[]) as customer",
+                     unnest($30::bigint[]) as sale_id, unnest($31::bytea[]) as customer,
+                     unnest($32::int[]) as version",
             ", sale_id, customer",
             "want_share as materialized (
-             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at from want_line
-             where sale_id is not null group by sale_id, sku_id
+             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at,
+                 min(version) as oldest, max(version) as newest
+             from want_line where sale_id is not null group by sale_id, sku_id
          ), taken as (
              update sale_sku q set sold = q.sold + w.units
-             from want_share w
+             from want_share w join sale s on s.id = w.sale_id and s.version = w.oldest and s.version = w.newest
              where q.sale_id = w.sale_id and q.sku_id = w.sku_id and q.during @> w.first_at and q.during @> w.last_at
              returning 1
          ), limited as (
              insert into limit_use (sale_id, sku_id, customer, used, cap)
              select l.sale_id, l.sku_id, l.customer, sum(l.quantity), min(s.per_customer)
              from want_line l join sale s on s.id = l.sale_id
-             where l.customer is not null group by l.sale_id, l.sku_id, l.customer
-             on conflict (sale_id, sku_id, customer) do update set used = limit_use.used + excluded.used
+             where l.customer is not null and s.per_customer is not null group by l.sale_id, l.sku_id, l.customer
+             on conflict (sale_id, sku_id, customer) do update set used = limit_use.used + excluded.used, cap = excluded.cap
          ),",
             ", 1 / ((select count(*) from taken) = (select count(*) from want_share))::int as every_sale_was_running"
         )
@@ -178,6 +180,7 @@ pub(super) async fn place(
         question
             .bind(column(&shares, |share| share.map(|share| share.sale_id.0)))
             .bind(column(&shares, |share| Some(share.as_ref()?.customer.as_ref()?.as_bytes())))
+            .bind(column(&lines, |(_, line)| line.hold.sale().map(|sale| sale.version)))
     } else {
         question
     };

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use super::column;
 use crate::{
     domain::{Customer, Sale, SaleId, SaleShare, SkuId, change::Changes},
+    shelf::Hold,
     store::entry::{Entry, Line},
 };
 
@@ -19,8 +20,9 @@ pub(super) fn may_have_no_room(error: &sqlx::Error) -> bool {
     named || error.code().is_some_and(|code| code == "22012") // a sale that was not running: see `place`
 }
 
-/// What is left of a sale's SKU, and of its customers' limits, while a batch is looked through.
+/// The terms of a sale's SKU, what is left of it, and of its customers' limits, while a batch is looked through.
 struct Room {
+    version: i32,
     left: i64,
     during: (DateTime<Utc>, DateTime<Utc>),
     cap: Option<i64>,
@@ -28,10 +30,12 @@ struct Room {
 }
 
 impl Room {
-    fn has(&self, at: DateTime<Utc>, units: i64, customer: Option<Customer>) -> bool {
+    fn has(&self, at: DateTime<Utc>, hold: &Hold, customer: Option<Customer>) -> bool {
         let (from, to) = self.during;
+        let units = hold.units();
+        let on_these_terms = hold.sale().is_some_and(|sale| sale.version == self.version);
         let used = customer.and_then(|customer| self.used.get(&customer)).copied().unwrap_or(0);
-        from <= at && at < to && units <= self.left && self.cap.is_none_or(|cap| used + units <= cap)
+        on_these_terms && from <= at && at < to && units <= self.left && self.cap.is_none_or(|cap| used + units <= cap)
     }
 
     fn take(&mut self, units: i64, customer: Option<Customer>) {
@@ -54,7 +58,7 @@ pub(super) async fn without_room(conn: &mut PgConnection, entries: &[Entry]) -> 
         let shares = || entry.lines.iter().filter_map(|line| Some((line, line.hold.share()?)));
         let fits = |(line, share): (&Line, SaleShare)| {
             let room = rooms.get(&(share.sale_id, line.hold.sku_id()));
-            room.is_some_and(|room| room.has(entry.at, line.hold.units(), share.customer))
+            room.is_some_and(|room| room.has(entry.at, &line.hold, share.customer))
         };
         if !shares().all(fits) {
             without.push(entry.look_id);
@@ -70,28 +74,33 @@ pub(super) async fn without_room(conn: &mut PgConnection, entries: &[Entry]) -> 
 }
 
 async fn rooms(conn: &mut PgConnection, entries: &[&Entry]) -> Result<HashMap<(SaleId, SkuId), Room>, sqlx::Error> {
-    type Row = (SaleId, SkuId, i64, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<i64>);
-    let sale_ids: Vec<i64> = entries
-        .iter()
-        .flat_map(|entry| entry.lines.iter().filter_map(|line| Some(line.hold.share()?.sale_id.0)))
-        .collect();
+    type Row = (SaleId, SkuId, i32, i64, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<i64>);
+    let shares = entries.iter().flat_map(|entry| entry.lines.iter().filter_map(|line| line.hold.share()));
+    let (sale_ids, customers): (Vec<i64>, Vec<Option<Customer>>) =
+        shares.map(|share| (share.sale_id.0, share.customer)).unzip();
     let rows: Vec<Row> = sqlx::query_as(
-        "select q.sale_id, q.sku_id, q.quantity - q.sold, lower(q.during), upper(q.during), s.per_customer
+        "select q.sale_id, q.sku_id, s.version, q.quantity - q.sold, lower(q.during), upper(q.during), s.per_customer
          from sale_sku q join sale s on s.id = q.sale_id where q.sale_id = any($1)",
     )
     .bind(&sale_ids)
     .fetch_all(&mut *conn)
     .await?;
-    let room = |(sale_id, sku_id, left, from, to, cap): Row| {
+    let room = |(sale_id, sku_id, version, left, from, to, cap): Row| {
         let during = from.zip(to)?; // one that was called off has none
-        Some(((sale_id, sku_id), Room { left, during, cap, used: HashMap::new() }))
+        Some(((sale_id, sku_id), Room { version, left, during, cap, used: HashMap::new() }))
     };
     let mut rooms: HashMap<(SaleId, SkuId), Room> = rows.into_iter().filter_map(room).collect();
-    let used: Vec<(SaleId, SkuId, Vec<u8>, i64)> =
-        sqlx::query_as("select sale_id, sku_id, customer, used from limit_use where sale_id = any($1) and used > 0")
-            .bind(&sale_ids)
-            .fetch_all(conn)
-            .await?;
+    let used: Vec<(SaleId, SkuId, Vec<u8>, i64)> = sqlx::query_as(
+        "select u.sale_id, u.sku_id, u.customer, u.used
+         from (select distinct sale_id, customer from unnest($1::bigint[], $2::bytea[]) as w(sale_id, customer)) w
+         join sale_sku q on q.sale_id = w.sale_id
+         join limit_use u on u.sale_id = q.sale_id and u.sku_id = q.sku_id and u.customer = w.customer
+         where u.used > 0",
+    )
+    .bind(&sale_ids)
+    .bind(column(&customers, |customer| Some(customer.as_ref()?.as_bytes())))
+    .fetch_all(conn)
+    .await?;
     for (sale_id, sku_id, customer, used) in used {
         if let Some((room, customer)) = rooms.get_mut(&(sale_id, sku_id)).zip(Customer::from_bytes(&customer)) {
             room.used.insert(customer, used);
@@ -100,12 +109,12 @@ async fn rooms(conn: &mut PgConnection, entries: &[&Entry]) -> Result<HashMap<(S
     Ok(rooms)
 }
 
-/// Sales, inserted or brought up to date. Returns the conditions that do not hold: a sale that had moved on, or that has sold
-/// more than it is to have. Few and seldom: some statements each.
+/// Sales, inserted or brought up to date. Returns the conditions that do not hold: a sale that had moved on, that has sold
+/// more than it is to have, or that has sold anything although the change was decided before it began. Few and seldom: some statements each.
 pub(super) async fn sales(conn: &mut PgConnection, changes: &[(&Entry, &Changes)]) -> Result<Vec<i64>, sqlx::Error> {
     let mut unmet = Vec::new();
-    for row in changes.iter().filter_map(|(_, changes)| changes.sale.as_ref()) {
-        if moved(conn, &row.sale).await? {
+    for (entry, row) in changes.iter().filter_map(|(entry, changes)| Some((entry, changes.sale.as_ref()?))) {
+        if moved(conn, &row.sale, entry.at).await? {
             items(conn, &row.sale).await?;
         } else {
             unmet.push(row.condition_id);
@@ -114,7 +123,7 @@ pub(super) async fn sales(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     Ok(unmet)
 }
 
-async fn moved(conn: &mut PgConnection, sale: &Sale) -> Result<bool, sqlx::Error> {
+async fn moved(conn: &mut PgConnection, sale: &Sale, at: DateTime<Utc>) -> Result<bool, sqlx::Error> {
     let moved = sqlx::query(
         "insert into sale (id, version, name, starts_at, ends_at, per_customer, hold_seconds, waiting_room, cancelled_at,
              created_at)
@@ -126,7 +135,8 @@ async fn moved(conn: &mut PgConnection, sale: &Sale) -> Result<bool, sqlx::Error
          set version = excluded.version, name = excluded.name, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
              per_customer = excluded.per_customer, hold_seconds = excluded.hold_seconds,
              waiting_room = excluded.waiting_room, cancelled_at = excluded.cancelled_at
-         where sale.version = excluded.version - 1",
+         where sale.version = excluded.version - 1 and (
+             sale.starts_at <= $13 or not exists (select from sale_sku where sale_id = $1 and sold > 0))",
     )
     .bind(sale.id)
     .bind(sale.version)
@@ -140,6 +150,7 @@ async fn moved(conn: &mut PgConnection, sale: &Sale) -> Result<bool, sqlx::Error
     .bind(sale.created_at)
     .bind(column(&sale.items, |item| item.sku_id.0))
     .bind(column(&sale.items, |item| item.quantity))
+    .bind(at)
     .execute(conn)
     .await?;
     Ok(moved.rows_affected() == 1)
