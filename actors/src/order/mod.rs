@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -45,6 +45,9 @@ const IDS: i64 = 64;
 /// days for refunds). An announcement needs no look: nobody has the page of one whose answer was lost.
 const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
 const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
+
+/// How long a provider is left alone after a buyer who came back from it had it asked.
+const LOOK_PAUSE: TimeDelta = TimeDelta::seconds(5);
 
 /// Numbers that any decision may need for what the order has already: for a capture a refund and its call, for a refund one
 /// in its place, for a payment the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
@@ -197,6 +200,8 @@ struct State {
     waiting: Vec<Reply<String>>,
     /// Purchases that this actor has decided on and nobody was asked to make.
     unasked: HashSet<TaskId>,
+    /// When a buyer last had the provider asked.
+    looked_at: Option<DateTime<Utc>>,
 }
 
 impl Actor for Keeper {
@@ -205,7 +210,7 @@ impl Actor for Keeper {
     type Arguments = Order;
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, order: Order) -> Result<State, ActorProcessingErr> {
-        Ok(State { order, waiting: Vec::new(), unasked: HashSet::new() })
+        Ok(State { order, waiting: Vec::new(), unasked: HashSet::new(), looked_at: None })
     }
 
     async fn handle(
@@ -291,7 +296,13 @@ impl Keeper {
         self.check_parcels(state).await;
     }
 
+    /// A buyer is back from the provider. Whoever reloads that page has it asked no more often than it is polite to.
     async fn look(&self, state: &mut State) {
+        let now = self.context.clock.now();
+        if state.looked_at.is_some_and(|last| now - last < LOOK_PAUSE) {
+            return;
+        }
+        state.looked_at = Some(now);
         for payment in &state.order.payments {
             let Some(announced) = &payment.announced else { continue };
             self.inspect(payment, announced).await;

@@ -264,7 +264,7 @@ impl Shelf {
 /// So many histories, from an empty shop to clean books. `intent` says when money is taken.
 async fn histories(intent: &str, count: usize, seed: u64) {
     println!("SOUK_HISTORIES={count} SOUK_SEED={seed}, {intent}");
-    let shop = TestShop::with(&[HASTY, ("SOUK_SHIPPO__TIMEOUT_SECONDS", "2"), ("SOUK_CHECKOUT__INTENT", intent)]).await;
+    let shop = TestShop::with(&[HASTY, ("SOUK_SHIPPO__TIMEOUT_SECONDS", "5"), ("SOUK_CHECKOUT__INTENT", intent)]).await;
     let told_to = format!("{}/v1/webhooks/shippo?token=souk", shop.base);
     shop.bank.control("shippo/settings", json!({ "webhook_url": told_to })).await;
     let shelf = Shelf::filled(&shop, count).await;
@@ -276,7 +276,7 @@ async fn histories(intent: &str, count: usize, seed: u64) {
         stream::iter(walks).for_each_concurrent(AT_ONCE, |walk| walk).await;
         time_passes(&shop, seconds).await;
     }
-    let mut wrong = all_is_done(&shop, &mut dice, count).await;
+    let mut wrong = all_is_done(&shop, &mut dice).await;
     wrong.extend(finds_wrong(&shop, &shelf, &mut histories).await);
     wrong.extend(dead_letters(&shop).await);
     told(&shop, &histories, &wrong).await;

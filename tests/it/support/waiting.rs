@@ -64,7 +64,8 @@ impl TestDb {
             or exists (select from customer_order where status = 'awaiting_payment' and deadline <= $1)
             or exists (select from payment where check_at <= $1)
             or exists (select from shipment where check_at <= $1)
-            or exists (select from inbox where processed_at is null and next_at <= $1)";
+            or exists (select from inbox where processed_at is null and next_at <= $1)
+            or exists (select from outbox where state = 'open' and next_at <= $1)";
         sqlx::query_scalar(sql).bind(now).fetch_one(&mut self.conn().await).await.expect("a question")
     }
 
@@ -124,6 +125,13 @@ impl TestShop {
     pub(crate) async fn all_checked(&self) {
         let told = async || self.how_things_stand().await;
         eventually_or("all are checked", async || self.db.are_checks_answered(self.now().await).await, told).await;
+    }
+
+    /// What is due now is done before time goes on, but for what waits for something that is not due yet.
+    pub(crate) async fn does_what_is_due(&self) {
+        let (since, now) = (Instant::now(), self.now().await);
+        let idle = async || since.elapsed() > A_WHILE || !self.db.is_anything_due(now).await;
+        eventually("what is due is done", idle).await;
     }
 
     /// Whether a provider or a carrier is being left alone, as the supervision tree shows it.
