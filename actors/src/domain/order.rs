@@ -229,6 +229,8 @@ pub struct Task {
     pub amount: Option<Money>,
     /// How often it was made without an answer.
     pub attempts: i32,
+    /// It was refused for good, and the timeline says so; what is owed is asked for again all the same.
+    pub refused: bool,
     /// When it is to be made (again).
     pub due_at: DateTime<Utc>,
     /// When it was decided.

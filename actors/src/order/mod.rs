@@ -242,6 +242,7 @@ impl Keeper {
         match self.decide(state, Who::Buyer, Beside::Nothing, |draft| Ok((draft.pay(provider)?, Vec::new()))).await {
             Err(refusal) => drop(reply.send(Err(refusal))),
             Ok(_) => {
+                state.waiting.retain(|reply| !reply.is_closed()); // who asks again has stopped waiting
                 state.waiting.push(reply);
                 self.tell_waiting(state);
                 self.dispatch(state, true).await;

@@ -1,15 +1,15 @@
 //! One step of a history: what somebody does to an order, and what must hold of the answer.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{ANYTHING, Act, History, PAID, Shelf, UNPAID, cents, gone_of, list, minor, text, usd};
-use crate::support::shop::{Answer, Placed, STAFF, TestShop, basket, fresh};
+use crate::support::{
+    PATIENCE,
+    shop::{Answer, Placed, STAFF, TestShop, basket, fresh},
+};
 
 pub(super) struct Walk<'a> {
     pub(super) shop: &'a TestShop,
@@ -25,7 +25,7 @@ impl Walk<'_> {
     /// Asks until there is an answer that says what came of it; never is the shop at a loss.
     async fn ask(&mut self, method: Method, path: &str, body: &Value) -> Answer {
         let key = fresh("history");
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let request = self.shop.request(method.clone(), path).bearer_auth(STAFF).header("Idempotency-Key", &key);
             let request = if body.is_null() { request } else { request.json(body) };

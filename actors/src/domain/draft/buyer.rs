@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Draft;
-use crate::domain::{OrderStatus, PartState, PaymentId, Refusal, TaskId, TaskKind, TaskState, change::Cause};
+use crate::domain::{OrderStatus, PartState, PaymentId, Refusal, Task, TaskId, TaskKind, TaskState, change::Cause};
 
 impl Draft<'_> {
     /// Opens an attempt to pay, or finds the one that is open.
@@ -15,7 +15,9 @@ impl Draft<'_> {
             return Err(self.not_now("there is nothing to pay"));
         }
         if let Some(live) = self.order.payments.iter().find(|payment| payment.is_live()) {
-            return Ok(live.id);
+            let payment_id = live.id;
+            self.announce_now(payment_id);
+            return Ok(payment_id);
         }
         if !self.order.may_charge(self.at, self.policy) {
             return Err(self.not_now("its hold is about to end"));
@@ -24,6 +26,18 @@ impl Draft<'_> {
             return Err(self.not_now("it was attempted too often"));
         }
         Ok(self.open_payment(provider))
+    }
+
+    /// A buyer waits: an announcement that was put off after an outage is tried at once.
+    fn announce_now(&mut self, payment_id: PaymentId) {
+        let at = self.at;
+        let put_off = |task: &&mut Task| {
+            task.kind == TaskKind::CreatePayment && task.about.payment_id() == Some(payment_id) && task.due_at > at
+        };
+        let Some(task) = self.order.tasks.iter_mut().find(put_off) else { return };
+        task.due_at = at;
+        let told = task.clone();
+        self.note_task(&told, TaskState::Open, Some("asked for again by its buyer".to_owned()));
     }
 
     /// The deadline may have passed. A charge in flight does not stop it: its money, if it comes, is late money. What had come

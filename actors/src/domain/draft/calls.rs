@@ -110,7 +110,9 @@ impl Draft<'_> {
 
     /// Said once, so that the timeline tells it and does not fill with it.
     fn refused(&mut self, task: &Task, kind: &'static str, why: &str) {
-        if task.attempts == 0 {
+        let known = self.order.tasks.iter_mut().find(|open| open.id == task.id && !open.refused);
+        if let Some(known) = known {
+            known.refused = true;
             let payment_id = task.about.payment_id();
             self.event(kind, json!({ "payment_id": payment_id, "refund_id": task.about.refund_id(), "why": why }));
         }

@@ -118,7 +118,8 @@ impl<'a> Draft<'a> {
 
     fn open_task_for(&mut self, kind: TaskKind, about: About, amount: Option<Money>, pause: TimeDelta) {
         let (due_at, created_at) = (self.at + pause, self.at);
-        let task = Task { id: TaskId(self.next_id()), about, kind, amount, attempts: 0, due_at, created_at };
+        let task =
+            Task { id: TaskId(self.next_id()), about, kind, amount, attempts: 0, refused: false, due_at, created_at };
         self.note_task(&task, TaskState::Open, None);
         self.order.tasks.push(task);
     }

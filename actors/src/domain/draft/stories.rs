@@ -374,6 +374,37 @@ fn a_refund_that_the_bank_bars_ends_by_itself_and_is_owed_again_when_the_bank_gi
 }
 
 #[test]
+fn a_refusal_is_told_once_whatever_was_answered_before() {
+    let mut story = Story::paid();
+    story.refund(RefundWish::Amount(usd(400)));
+    let task = story.task(TaskKind::Refund).expect("it is asked for");
+    let no_answer = ProviderError::Unknown { reason: "cut".into(), retry_after: None };
+    let refused = ProviderError::Rejected("REFUND_NOT_ALLOWED".into());
+    for (error, told) in [(&no_answer, 0), (&refused, 1), (&no_answer, 0), (&refused, 0)] {
+        let lines = story.decides(|draft| {
+            draft.task_failed(task.id, error);
+            draft.changes.events.iter().filter(|event| event.kind == "refund_refused").count()
+        });
+        assert_eq!(lines, told, "{error}");
+    }
+}
+
+#[test]
+fn a_buyer_who_asks_again_has_the_announcement_tried_again_at_once() {
+    let mut story = Story::begins(Intent::Capture);
+    story.order.payments.clear();
+    let payment_id = story.decides(|draft| draft.pay("paypal")).expect("nothing is open");
+    let task = story.task(TaskKind::CreatePayment).expect("it is announced");
+    for _ in 0..9 {
+        let no_answer = ProviderError::Unknown { reason: "cut".into(), retry_after: None };
+        story.decides(|draft| draft.task_failed(task.id, &no_answer));
+    }
+    assert!(story.task(TaskKind::CreatePayment).expect("it is open").due_at > at(story.now + 60));
+    assert_eq!(story.decides(|draft| draft.pay("paypal")).ok(), Some(payment_id));
+    assert_eq!(story.task(TaskKind::CreatePayment).expect("it is open").due_at, at(story.now));
+}
+
+#[test]
 fn a_pending_refund_that_fails_after_the_bank_took_the_rest_ends_by_itself() {
     for at_once in [true, false] {
         let mut story = Story::paid();

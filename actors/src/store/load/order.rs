@@ -183,8 +183,9 @@ async fn refunds(pool: &PgPool, order_id: OrderId) -> Result<Vec<Refund>, sqlx::
 
 async fn tasks(pool: &PgPool, order_id: OrderId, currency: Currency) -> Result<Vec<Task>, sqlx::Error> {
     let rows = sqlx::query(
-        "select id, payment_id, refund_id, shipment_id, kind::text, amount_minor, attempts, due_at, created_at from task
-         where order_id = $1 and state = 'open' order by id",
+        "select id, payment_id, refund_id, shipment_id, kind::text, amount_minor, attempts, due_at, created_at,
+             coalesce(last_error ~ '^(declined|dead|rejected): ', false) as refused
+         from task where order_id = $1 and state = 'open' order by id",
     )
     .bind(order_id)
     .fetch_all(pool)
@@ -196,6 +197,7 @@ async fn tasks(pool: &PgPool, order_id: OrderId, currency: Currency) -> Result<V
             kind: word(row, "kind")?,
             amount: row.try_get::<Option<i64>, _>("amount_minor")?.map(|minor| Money::new(minor, currency)),
             attempts: row.try_get("attempts")?,
+            refused: row.try_get("refused")?,
             due_at: row.try_get("due_at")?,
             created_at: row.try_get("created_at")?,
         })
