@@ -55,6 +55,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/label"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/label"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/void"),
+    ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/write-off"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/ship"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/deliver"),
     ("get", "/v1/admin/returns"),
