@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// SKUs with a code each, so many of each on hand; ids by their codes.
-async fn shelf(api: &Api, count: usize, on_hand: i64) -> BTreeMap<String, String> {
+pub(crate) async fn shelf(api: &Api, count: usize, on_hand: i64) -> BTreeMap<String, String> {
     let sku = |_| json!({ "code": fresh("PART"), "price": "1.00", "on_hand": on_hand });
     let skus: Vec<Value> = (0..count).map(sku).collect();
     let product = json!({ "name": fresh("Parts"), "currency": "USD", "skus": skus });
