@@ -456,6 +456,29 @@ async fn a_successor_in_the_same_house_keeps_postgres_and_the_sandbox() {
     assert_eq!(old.postmaster(), None, "Postgres was stopped with its last owner");
 }
 
+/// Roots that cannot be believed end the start: mail that goes nowhere would be noticed much later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roots_that_cannot_be_read_are_named() {
+    let db = TestDb::new().await;
+    let house = House::new(&[("SOUK_DATABASE__URL", &url(&db)), ("SOUK_MAIL__URL", "smtp://localhost?tls=required")]);
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n";
+    for (name, content, problem) in [
+        ("missing.pem", None, "No such file"),
+        ("empty.pem", Some("no PEM at all\n"), "holds no certificate"),
+        ("torn.pem", Some("-----BEGIN CERTIFICATE-----\nbm9"), "torn.pem: "),
+        ("none.pem", Some(no_certificate), "TLS cannot be set up"),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(house.dir().join(name), content).expect("a file");
+        }
+        let answer = house.souk(&["serve"]).env("SOUK_MAIL__ROOTS", name).output().expect("souk runs");
+        let said = err(&answer);
+        assert_eq!(answer.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.starts_with("souk: ") && last.contains("mail.roots") && last.contains(problem), "{name}: {said}");
+    }
+}
+
 /// Whoever is not allowed to is told so before anything happens.
 #[test]
 fn an_unusable_place_is_refused_with_advice() {
