@@ -101,11 +101,9 @@ impl Skus {
         self.0.ask(sku_id, |reply| Msg::Recount { since, reply }).await.or(Err(Refusal::Busy))
     }
 
-    /// Wakes the SKU's actor, so that nobody has to wait for it.
+    /// Wakes the SKU's actor, so that nobody has to wait for it; one that could not start is tried again.
     pub(crate) async fn warm(&self, sku_id: SkuId) {
-        if self.0.find(sku_id).is_none() {
-            self.0.send(sku_id, Msg::Settled).await.ok(); // whoever wants units will hear why it cannot start
-        }
+        self.0.wake(sku_id).await;
     }
 
     /// Units that a sale has sold of a SKU, as far as its actor knows; none while nobody is in.

@@ -442,6 +442,26 @@ async fn actors_of_a_coming_sale_are_awake_before_it_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_could_not_be_woken_is_woken_again() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(5).await;
+    let starts_at = shop.clock.now() + HOUR;
+    shop.makes(NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) })
+        .await;
+    let name = format!("sku/{sku_id}");
+    // what the sale has given cannot be counted, for a while
+    shop.by_hand("alter table limit_use rename to limit_use_away").await;
+    assert_eq!(shop.refused("ann@a.b", sku_id, 1, None).await, Refusal::Fault);
+    let idle = shop.actor(&name).expect("a cell");
+    assert_eq!((idle.status, idle.detail), ("idle", None), "nobody sees what was not counted");
+    shop.by_hand("alter table limit_use_away rename to limit_use").await;
+    shop.later(HOUR - TimeDelta::seconds(59));
+    eventually("it is awake", async || shop.actor(&name).is_some_and(|node| node.status == "running")).await;
+    assert!(shop.actor(&name).expect("a cell").detail.is_some());
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_made_once_with_one_key() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
