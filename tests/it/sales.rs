@@ -7,8 +7,8 @@ use futures::future::join_all;
 use souk_actors::{
     CheckedOut, Checkout, CommandKey, Placed,
     domain::{
-        Command, NewSale, OrderId, OrderStatus, PaymentSummary, Refusal, SaleChange, SaleId, SaleItem, SalePhase,
-        SkuId, Units, Who,
+        Command, LineState, NewSale, OrderId, OrderStatus, PaymentSummary, Refusal, SaleChange, SaleId, SaleItem,
+        SalePhase, SkuId, Ticket, Units, Who,
     },
     store::read::SaleView,
 };
@@ -497,6 +497,87 @@ async fn asks_and_leaves<T: Send + 'static>(
     asked.await.map(drop).expect_err("nobody waits for it");
     proxy.hold_up(false);
     first.await.expect("no panic").expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_waits_for_its_first_attempt_though_whoever_asked_has_left() {
+    let db = Arc::new(TestDb::new().await);
+    let proxy = Proxy::before(&db.connect);
+    let connect = proxy.through(&db.connect);
+    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let (sku_id, sale_id) = shop.in_sale(10, 10).await;
+    let checkout = wish("ann@a.b", sku_id, 2, Some(sale_id));
+    let usual = shop.sku(2).await;
+    shop.order(usual, 1).await; // the journal's statement is prepared: the next one is one message
+    let orders = shop.count("select count(*) from customer_order").await;
+    proxy.hold_up(true);
+    let engine = Arc::clone(&shop.engine);
+    let busy = tokio::spawn(async move { engine.checkout(basket(&[(usual, 1)])).await });
+    eventually("the journal is busy", async || shop.count("select count(*) from customer_order").await == orders + 1)
+        .await;
+    let (engine, first) = (Arc::clone(&shop.engine), checkout.clone());
+    let first = tokio::spawn(async move { engine.checkout(first).await });
+    eventually("it is queued", async || shop.engine.journal().queued == 1).await;
+    first.abort();
+    first.await.map(drop).expect_err("the line has dropped");
+
+    // both are promised to the first attempt: whoever else asks hears so, the retry waits
+    let others = async {
+        for _ in 0..50 {
+            let refused = shop.refused("ann@a.b", sku_id, 1, Some(sale_id)).await;
+            assert_eq!(refused, Refusal::LimitReached { sku_id, sale_id, limit: 2, used: 2 });
+        }
+    };
+    let mut retry = std::pin::pin!(shop.engine.checkout(checkout));
+    tokio::select! {
+        biased;
+        answer = &mut retry => panic!("nobody knows yet: {answer:?}"),
+        () = others => {}
+    }
+    proxy.hold_up(false);
+    let answer = retry.await;
+    assert!(matches!(answer, Ok(CheckedOut::Replayed(_))), "{answer:?}");
+    busy.await.expect("no panic").expect("it is there");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_in_time_buys_though_the_sale_has_changed_meanwhile() {
+    let db = Arc::new(TestDb::new().await);
+    let proxy = Proxy::before(&db.connect);
+    let connect = proxy.through(&db.connect);
+    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let sku_id = shop.sku(10).await;
+    let sale_id = shop.makes(NewSale { waiting_room: true, ..sale_of(sku_id, 5, shop.clock.now()) }).await;
+    let ticket = Ticket { sale_id, number: shop.engine.join(sale_id, [7; 16]).await.expect("it is open") };
+    let in_line = shop.engine.in_line(ticket).await.expect("in line");
+    let is_in = |standing| matches!(standing, LineState::Admitted { .. });
+    eventually("the turn has come", async || is_in(in_line.view().standing)).await;
+
+    // the sale has other terms in Postgres than in memory while the checkout is decided …
+    proxy.hold_up(true);
+    let more = SaleChange { quantities: vec![(sku_id, 6)], ..SaleChange::default() };
+    let engine = Arc::clone(&shop.engine);
+    let change = tokio::spawn(async move { engine.change_sale(sale_id, more, None, key("more")).await });
+    let writing = "select count(*) from pg_stat_activity
+                   where datname = current_database() and application_name = 'souk journal' and state like 'idle in%'";
+    eventually("it is being changed", async || shop.count(writing).await == 1).await;
+    let checkout = Checkout { ticket: Some(ticket), ..wish("ann@a.b", sku_id, 1, Some(sale_id)) };
+    let engine = Arc::clone(&shop.engine);
+    let bought = tokio::spawn(async move { engine.checkout(checkout).await });
+    eventually("it is queued", async || shop.engine.journal().queued == 1).await;
+    // … and when it is decided again the turn is over
+    shop.later(TimeDelta::minutes(6));
+    assert!(matches!(
+        shop.engine.checkout(Checkout { ticket: Some(ticket), ..wish("bob@a.b", sku_id, 1, Some(sale_id)) }).await,
+        Err(Refusal::Ticket(_))
+    ));
+    proxy.hold_up(false);
+    let bought = bought.await.expect("no panic");
+    assert!(matches!(bought, Ok(CheckedOut::New(_))), "{bought:?}");
+    change.await.expect("no panic").expect("it can change");
+    assert!(shop.engine.journal().conflicts > 0, "it was decided twice");
+    shop.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
