@@ -12,6 +12,7 @@ use souk_actors::{
     },
     store::read::SaleView,
 };
+use sqlx::Connection;
 
 use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, fingerprint, shop::fresh, usd};
 
@@ -462,6 +463,29 @@ async fn an_actor_that_could_not_be_woken_is_woken_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_reconciler_waits_for_no_count() {
+    let shop = TestEngine::start().await;
+    let (sku_id, other) = (shop.sku(5).await, shop.sku(5).await);
+    let starts_at = shop.clock.now() + HOUR;
+    let coming = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) };
+    shop.makes(coming.clone()).await;
+    let mut conn = shop.db.conn().await;
+    let mut lock = conn.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table limit_use").execute(&mut *lock).await.expect("locked");
+    shop.later(HOUR - TimeDelta::seconds(59));
+    let waits = "select count(*) from pg_locks where relation = 'limit_use'::regclass and not granted";
+    eventually("it is being counted", async || shop.count(waits).await > 0).await;
+    assert!(shop.actor(&format!("sku/{sku_id}")).expect("a cell").detail.is_none(), "nobody sees what is not counted");
+    // a room is opened by the reconciler's look
+    let room = NewSale { waiting_room: true, items: sale_of(other, 5, starts_at).items, ..coming };
+    let name = format!("room/{}", shop.makes(room).await);
+    eventually("it looks", async || shop.actor(&name).is_some_and(|node| node.status == "running")).await;
+    assert!(shop.count(waits).await > 0, "the count has not come to its end");
+    lock.rollback().await.expect("unlocked");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_made_once_with_one_key() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
@@ -528,7 +552,8 @@ async fn a_retry_waits_for_its_first_attempt_though_whoever_asked_has_left() {
             assert_eq!(refused, Refusal::LimitReached { sku_id, sale_id, limit: 2, used: 2 });
         }
     };
-    let mut retry = std::pin::pin!(shop.engine.checkout(checkout));
+    let engine = Arc::clone(&shop.engine);
+    let mut retry = std::pin::pin!(engine.checkout(checkout));
     tokio::select! {
         biased;
         answer = &mut retry => panic!("nobody knows yet: {answer:?}"),
