@@ -41,6 +41,13 @@ struct Tallies {
     as_of: i64,
 }
 
+impl Tallies {
+    /// A SKU that is always busy would else keep every sale that it has ever been in.
+    fn forget_past(&mut self, sales: &[Arc<Sale>]) {
+        self.by_sale.retain(|sale_id, tally| !tally.is_settled() || sales.iter().any(|sale| sale.id == *sale_id));
+    }
+}
+
 /// How units were quoted to a buyer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Buying {
@@ -220,6 +227,9 @@ impl Shelf {
     pub(crate) fn promise(self: &Arc<Self>, wish: &Wish<'_>) -> Result<Hold, NoHold> {
         let units = wish.units;
         let mut inner = self.lock();
+        if let Some(tallies) = &mut inner.tallies {
+            tallies.forget_past(wish.sales);
+        }
         let terms = inner.terms(self.sku_id, wish)?;
         inner.final_word(self.sku_id, units, &terms)?;
         let book = inner.book.as_mut().ok_or(NoHold::SoldOut { available: 0 })?;
@@ -451,6 +461,20 @@ mod tests {
         shelf.count().ends(9, counted(20));
         shelf.learn(counters(9), &sold(7));
         assert_eq!(shelf.sold_in(SALE), 20);
+    }
+
+    #[test]
+    fn what_a_sale_that_is_over_has_given_is_forgotten() {
+        let shelf = Shelf::new(SkuId(1));
+        shelf.learn(counters(1), &sold(2));
+        assert_eq!(shelf.sold_in(SALE), 2);
+        let wish = Wish { units: 1, buying: Some(Buying::Usual), sales: &[], at: DateTime::UNIX_EPOCH };
+        let hold = shelf.promise(&wish).expect("it is there");
+        assert_eq!(shelf.lock().tallies.as_ref().map(|tallies| tallies.by_sale.len()), Some(0));
+        // what comes back to it later concerns nobody
+        shelf.learn(counters(2), &sold(-1));
+        assert_eq!(shelf.sold_in(SALE), 0);
+        drop(hold);
     }
 
     #[test]
