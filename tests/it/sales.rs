@@ -13,6 +13,7 @@ use souk_actors::{
     store::read::SaleView,
 };
 use sqlx::Connection;
+use tokio::task::JoinHandle;
 
 use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, fingerprint, shop::fresh, usd};
 
@@ -501,12 +502,16 @@ async fn a_sale_is_made_once_with_one_key() {
     shop.end().await;
 }
 
-/// The journal stands still with an order on its way; somebody asks something of it, leaves, and it goes on.
-async fn asks_and_leaves<T: Send + 'static>(
-    shop: &TestEngine,
-    proxy: &Proxy,
-    asked: impl Future<Output = T> + Send + 'static,
-) {
+/// An engine whose journal can be held up.
+async fn behind_a_proxy() -> (TestEngine, Proxy) {
+    let db = Arc::new(TestDb::new().await);
+    let proxy = Proxy::before(&db.connect);
+    let connect = proxy.through(&db.connect);
+    (TestEngine::on(db, connect, Setup::default()).await, proxy)
+}
+
+/// The journal stands still with an order on its way, until the proxy lets it go on.
+async fn stands_still(shop: &TestEngine, proxy: &Proxy) -> JoinHandle<Result<CheckedOut, Refusal>> {
     let sku_id = shop.sku(2).await;
     shop.order(sku_id, 1).await; // the journal's statement is prepared: the next one is one message
     let orders = shop.count("select count(*) from customer_order").await;
@@ -515,6 +520,16 @@ async fn asks_and_leaves<T: Send + 'static>(
     let first = tokio::spawn(async move { engine.checkout(basket(&[(sku_id, 1)])).await });
     eventually("the journal is busy", async || shop.count("select count(*) from customer_order").await == orders + 1)
         .await;
+    first
+}
+
+/// While the journal stands still somebody asks something of it, leaves, and it goes on.
+async fn asks_and_leaves<T: Send + 'static>(
+    shop: &TestEngine,
+    proxy: &Proxy,
+    asked: impl Future<Output = T> + Send + 'static,
+) {
+    let first = stands_still(shop, proxy).await;
     let asked = tokio::spawn(asked);
     eventually("it is queued", async || shop.engine.journal().queued == 1).await;
     asked.abort();
@@ -524,26 +539,56 @@ async fn asks_and_leaves<T: Send + 'static>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_look_asks_for_the_limits_of_those_who_buy_alone() {
+    let (shop, proxy) = behind_a_proxy().await;
+    let sku_ids = join_all((0..100).map(|_| shop.sku(5))).await;
+    let now = shop.clock.now();
+    let items = sku_ids.iter().flat_map(|sku_id| sale_of(*sku_id, 5, now).items).collect();
+    let in_sale = Some(shop.makes(NewSale { items, ..sale_of(sku_ids[0], 5, now) }).await);
+    // in memory ann has one, in Postgres two: the batch that she is in is looked through
+    shop.buys("ann@a.b", sku_ids[0], 1, in_sale).await;
+    shop.by_hand("update limit_use set used = 2").await;
+    let first = stands_still(&shop, &proxy).await;
+    let buyers = sku_ids.iter().enumerate().map(|(n, sku_id)| wish(&format!("buyer{n}@a.b"), *sku_id, 1, in_sale));
+    let together: Vec<Checkout> = buyers.chain([wish("ann@a.b", sku_ids[0], 1, in_sale)]).collect();
+    let engine = Arc::clone(&shop.engine);
+    let asked = tokio::spawn(async move { join_all(together.into_iter().map(|one| engine.checkout(one))).await });
+    eventually("all are queued", async || shop.engine.journal().queued == 101).await;
+    proxy.hold_up(false);
+    first.await.expect("no panic").expect("it is there");
+    let mut answers = asked.await.expect("no panic");
+    assert!(matches!(answers.pop(), Some(Err(Refusal::LimitReached { used: 2, .. }))));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+
+    // Postgres tells late what a connection has done, and all of it together
+    let usual = shop.sku(1_000_000).await;
+    shop.makes(sale_of(shop.sku(1).await, 1, now)).await;
+    eventually("it is told", async || {
+        shop.order(usual, 1).await;
+        shop.count("select n_tup_ins from pg_stat_user_tables where relname = 'sale'").await == 2
+    })
+    .await;
+    let looks = shop.count("select idx_scan from pg_stat_user_tables where relname = 'limit_use'").await;
+    assert!(looks < 2_000, "{looks} for a hundred customers of one SKU each");
+    shop.by_hand(
+        "update limit_use u set used = (select sum(quantity) from reservation r
+                  where r.sale_id = u.sale_id and r.sku_id = u.sku_id and r.customer = u.customer)",
+    )
+    .await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_waits_for_its_first_attempt_though_whoever_asked_has_left() {
-    let db = Arc::new(TestDb::new().await);
-    let proxy = Proxy::before(&db.connect);
-    let connect = proxy.through(&db.connect);
-    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let (shop, proxy) = behind_a_proxy().await;
     let (sku_id, sale_id) = shop.in_sale(10, 10).await;
     let checkout = wish("ann@a.b", sku_id, 2, Some(sale_id));
-    let usual = shop.sku(2).await;
-    shop.order(usual, 1).await; // the journal's statement is prepared: the next one is one message
-    let orders = shop.count("select count(*) from customer_order").await;
-    proxy.hold_up(true);
-    let engine = Arc::clone(&shop.engine);
-    let busy = tokio::spawn(async move { engine.checkout(basket(&[(usual, 1)])).await });
-    eventually("the journal is busy", async || shop.count("select count(*) from customer_order").await == orders + 1)
-        .await;
+    let busy = stands_still(&shop, &proxy).await;
     let (engine, first) = (Arc::clone(&shop.engine), checkout.clone());
-    let first = tokio::spawn(async move { engine.checkout(first).await });
+    let attempt = tokio::spawn(async move { engine.checkout(first).await });
     eventually("it is queued", async || shop.engine.journal().queued == 1).await;
-    first.abort();
-    first.await.map(drop).expect_err("the line has dropped");
+    attempt.abort();
+    attempt.await.map(drop).expect_err("the line has dropped");
 
     // both are promised to the first attempt: whoever else asks hears so, the retry waits
     let others = async {
@@ -568,10 +613,7 @@ async fn a_retry_waits_for_its_first_attempt_though_whoever_asked_has_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_let_in_in_time_buys_though_the_sale_has_changed_meanwhile() {
-    let db = Arc::new(TestDb::new().await);
-    let proxy = Proxy::before(&db.connect);
-    let connect = proxy.through(&db.connect);
-    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let (shop, proxy) = behind_a_proxy().await;
     let sku_id = shop.sku(10).await;
     let sale_id = shop.makes(NewSale { waiting_room: true, ..sale_of(sku_id, 5, shop.clock.now()) }).await;
     let ticket = Ticket { sale_id, number: shop.engine.join(sale_id, [7; 16]).await.expect("it is open") };
@@ -607,10 +649,7 @@ async fn who_was_let_in_in_time_buys_though_the_sale_has_changed_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_known_also_where_whoever_made_or_ended_it_has_left() {
-    let db = Arc::new(TestDb::new().await);
-    let proxy = Proxy::before(&db.connect);
-    let connect = proxy.through(&db.connect);
-    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let (shop, proxy) = behind_a_proxy().await;
     let sku_id = shop.sku(5).await;
     let (engine, new) = (Arc::clone(&shop.engine), sale_of(sku_id, 5, shop.clock.now()));
     asks_and_leaves(&shop, &proxy, async move { engine.make_sale(new, key("made")).await }).await;
