@@ -41,7 +41,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let took = began.elapsed().as_secs_f64();
     let grown = (resident() - before) / 1e6;
 
-    let offered = (answers.all() + schedule.left_outside()) as f64 / took;
+    let offered = (answers.all() + schedule.left_outside(drop)) as f64 / took;
     let goodput = answers.count(201) as f64 / took;
     let share = answers.count(503) as f64 / answers.all() as f64 * 100.0;
     let p99 = answers.latency(503).value_at_quantile(0.99) as f64 / 1_000.0;

@@ -36,6 +36,7 @@ use crate::{
         Address, ChosenShipping, Customer, Draft, Email, Invalid, Money, Order, OrderId, OrderStatus, Part, PartState,
         PaymentId, Quantity, Refusal, SaleId, ShortLine, SkuId, Ticket, TicketFault, Who,
     },
+    flights::Flight,
     journal::Verdict,
     order::{self, Orders},
     room::{Pass, Rooms},
@@ -139,13 +140,37 @@ enum Settled {
     /// The buyer has been told.
     Told(Verdict),
     /// Nothing was written: it is to be decided again, and this is who waits.
-    Stale(Reply),
+    Stale(Buyer),
+}
+
+/// Who waits for a checkout. It travels in the entry: should the saga die, or whoever asked have left, it stays until it is
+/// known what became of it.
+struct Buyer {
+    reply: Reply,
+    /// Leave to buy, once it was given: kept while it is decided again, for its time may be over by then.
+    pass: Option<Pass>,
+    /// Retries wait until it is dropped: after everything that would stand in their way.
+    flight: Flight,
+}
+
+impl Buyer {
+    /// The last word.
+    fn tell(self, answer: Result<Outcome, Refusal>) {
+        let Self { reply, pass, flight } = self;
+        if let (Some(pass), Ok(Outcome::Placed(_))) = (pass, &answer) {
+            pass.bought();
+        }
+        drop(flight); // whoever hears may ask again at once
+        reply.send(answer).ok();
+    }
 }
 
 type Reply = oneshot::Sender<Result<Outcome, Refusal>>;
 
 pub(crate) struct Begin {
     pub checkout: Box<Checkout>,
+    /// Keeps retries waiting until it is known what became of this one.
+    pub flight: Flight,
     /// Taken before anything was decided; given back when the saga has ended.
     pub permit: OwnedSemaphorePermit,
     pub reply: Reply,
@@ -171,10 +196,15 @@ impl Checkouts {
     }
 
     /// Hands a checkout to a coordinator.
-    pub(crate) async fn begin(&self, checkout: Checkout, permit: OwnedSemaphorePermit) -> Result<Outcome, Refusal> {
+    pub(crate) async fn begin(
+        &self,
+        checkout: Checkout,
+        flight: Flight,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Outcome, Refusal> {
         let which = self.turn.fetch_add(1, Ordering::Relaxed) % COORDINATORS + 1;
         let checkout = Box::new(checkout);
-        self.directory.ask(which, |reply| Begin { checkout, permit, reply }).await
+        self.directory.ask(which, |reply| Begin { checkout, flight, permit, reply }).await
     }
 }
 
@@ -309,58 +339,58 @@ struct Saga {
 
 impl Saga {
     async fn run(self, begin: Begin) {
-        let Begin { checkout, permit, mut reply } = begin;
+        let Begin { checkout, flight, permit, reply } = begin;
         let _permit = permit;
+        let mut buyer = Buyer { reply, pass: None, flight };
         let faults = &self.context.faults;
         faults.hit("checkout.begun", "");
         for last in [false, true] {
             let held = tokio::select! {
-                held = self.pass_and_hold(&checkout) => held,
-                () = reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
+                held = self.pass_and_hold(&checkout, &mut buyer.pass) => held,
+                () = buyer.reply.closed() => return, // the buyer has left: nothing is decided, and the holds drop
             };
-            let (pass, holds) = match held {
-                Ok(held) => held,
-                Err(refusal) => return drop(reply.send(Err(refusal))),
+            let holds = match held {
+                Ok(holds) => holds,
+                Err(refusal) => return buyer.tell(Err(refusal)),
             };
             faults.hit("checkout.held", "");
             self.line.step("committing");
             let ids = match self.context.ids.take(if checkout.payment.is_some() { IDS } else { PLAIN_IDS }).await {
                 Ok(ids) => ids,
-                Err(refusal) => return drop(reply.send(Err(refusal))),
+                Err(refusal) => {
+                    drop(holds);
+                    return buyer.tell(Err(refusal));
+                }
             };
             let (placed, mut entry) = self.write(&checkout, holds, ids);
-            if let Some(pass) = &pass {
+            if let Some(pass) = &buyer.pass {
                 entry.changes.get_or_insert_default().ticket = Some(pass.used_for(placed.order_id));
             }
             self.context.retries.note_key(&checkout.principal, &checkout.key);
-            let Some(settled) = self.append(entry, pass, &placed, reply).await else { return };
+            let Some(settled) = self.append(entry, &placed, buyer).await else { return };
             match settled {
                 Settled::Told(Verdict::Committed) => return self.go_on(&placed).await,
                 Settled::Told(_) => return,
-                Settled::Stale(back) if last => return drop(back.send(Err(Refusal::Busy))),
+                Settled::Stale(back) if last => return back.tell(Err(Refusal::Busy)),
                 // a sale has changed, begun or ended between the promise and the commit: decided again, once
-                Settled::Stale(back) => reply = back,
+                Settled::Stale(back) => buyer = back,
             }
             self.line.step("holding");
             if let Err(refusal) = self.recount(&checkout).await {
-                return drop(reply.send(Err(refusal)));
+                return buyer.tell(Err(refusal));
             }
         }
     }
 
     /// Appends the entry and waits for what becomes of it. None: nobody will know any more.
-    async fn append(&self, entry: Entry, pass: Option<Pass>, placed: &Placed, reply: Reply) -> Option<Settled> {
+    async fn append(&self, entry: Entry, placed: &Placed, buyer: Buyer) -> Option<Settled> {
         let (tell, hear) = oneshot::channel();
         let placed = placed.clone();
-        // the reply travels in the entry: should this saga die, the buyer still hears
         let done = move |verdict| {
-            if let (Some(pass), Verdict::Committed) = (pass, verdict) {
-                pass.bought();
-            }
             let settled = if verdict == Verdict::Stale {
-                Settled::Stale(reply)
+                Settled::Stale(buyer)
             } else {
-                reply.send(outcome(verdict, placed)).ok();
+                buyer.tell(outcome(verdict, placed));
                 Settled::Told(verdict)
             };
             tell.send(settled).ok();
@@ -387,10 +417,12 @@ impl Saga {
         Ok(())
     }
 
-    /// What is needed before anything is written; all of it is given back with an error.
-    async fn pass_and_hold(&self, checkout: &Checkout) -> Result<(Option<Pass>, Vec<Hold>), Refusal> {
-        let pass = self.pass(checkout).await?;
-        Ok((pass, self.hold(checkout).await?))
+    /// What is needed before anything is written; what was held is given back with an error.
+    async fn pass_and_hold(&self, checkout: &Checkout, pass: &mut Option<Pass>) -> Result<Vec<Hold>, Refusal> {
+        if pass.is_none() {
+            *pass = self.pass(checkout).await?;
+        }
+        self.hold(checkout).await
     }
 
     /// A sale with a waiting room sells to those whom it has called.

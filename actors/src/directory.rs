@@ -227,10 +227,11 @@ impl<K: Kind> Directory<K> {
         }
     }
 
-    /// Starts the actor of a key where nobody is in, as the next message would.
+    /// Starts the actor of a key where nobody is in, as the next message would; whoever is in hears nothing of it.
     pub(crate) async fn wake(&self, key: K::Key) {
         let cell = self.cell(key);
-        if matches!(self.door(&cell), Ok(Door::Empty)) {
+        let is_in = cell.lock().actor.is_some();
+        if !is_in && matches!(self.door(&cell), Ok(Door::Empty)) {
             self.activate(&cell).await.ok(); // whoever speaks to it hears why not
         }
     }

@@ -19,7 +19,8 @@ mod shelf;
 // Calls to an outside party: a queue, a limit, a breaker.
 mod calls;
 
-// The engine's SQL, who is to hear of what, and the journal that alone writes.
+// The engine's SQL, who is to hear of what, which checkouts are retries, and the journal that alone writes.
+mod flights;
 pub mod journal;
 mod news;
 mod retries;

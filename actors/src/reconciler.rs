@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 use futures::{StreamExt, stream};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::task::JoinHandle;
 
 use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Refusal, Sale, Who},
+    domain::{Refusal, Sale, SkuId, Who},
     importer::Imports,
     order::{self, Orders},
     payment::Payments,
@@ -90,15 +91,28 @@ impl Kind for Reconciling {
 }
 
 /// Keeps the reconciler going until the engine stops; a crashed one is started by the next beat. Rooms are looked at from
-/// here: that a sale is over, or sold out, is told though Postgres answers nobody.
+/// here: that a sale is over, sold out or has no room any more is told though Postgres answers nobody.
 pub(crate) async fn keep_beating(context: Arc<Context>, directory: Arc<Directory<Reconciling>>) {
     loop {
-        for sale in context.sales.list().iter().filter(|sale| sale.waiting_room) {
+        for sale in context.sales.list() {
             directory.kind.rooms.look(sale.id).await;
         }
         directory.send(KEY, Beat).await.ok(); // full: it is still looking
         context.clock.beat(BEAT).await;
     }
+}
+
+#[derive(Default)]
+struct Rounds {
+    /// Looks since the last round.
+    looks: u32,
+    /// Wakes the actors of sales that are about to begin.
+    waking: Option<JoinHandle<()>>,
+}
+
+/// Beside everything else: what sales have given of a SKU may take long to count.
+async fn wake(skus: Skus, sku_ids: Vec<SkuId>) {
+    stream::iter(sku_ids).for_each_concurrent(WOKEN, |sku_id| skus.warm(sku_id)).await;
 }
 
 struct Reconciler {
@@ -113,27 +127,29 @@ struct Reconciler {
 
 impl Actor for Reconciler {
     type Msg = Envelope<Reconciling>;
-    /// Looks since the last round.
-    type State = u32;
+    type State = Rounds;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<u32, ActorProcessingErr> {
-        Ok(0)
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Rounds, ActorProcessingErr> {
+        Ok(Rounds::default())
     }
 
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
         envelope: Self::Msg,
-        looks: &mut u32,
+        rounds: &mut Rounds,
     ) -> Result<(), ActorProcessingErr> {
         let (Beat, _ticket) = envelope.open();
+        if rounds.waking.as_ref().is_none_or(JoinHandle::is_finished) {
+            rounds.waking = Some(tokio::spawn(wake(self.skus.clone(), self.context.sales.awake(self.context.clock.now()))));
+        }
         if let Err(error) = self.look().await {
             tracing::debug!(%error, "the reconciler cannot look");
         }
-        *looks += 1;
-        if *looks >= ROUNDS {
-            *looks = 0;
+        rounds.looks += 1;
+        if rounds.looks >= ROUNDS {
+            rounds.looks = 0;
             self.forget_sales();
             self.skus.0.sweep(SKU_IDLE);
             self.orders.0.sweep(ORDER_IDLE);
@@ -151,7 +167,7 @@ impl Reconciler {
     /// Sales that are over are forgotten when all who wait for them know, for then no room is looked at any more.
     fn forget_sales(&self) {
         let (sales, now) = (&self.context.sales, self.context.clock.now());
-        let known = |sale: &Sale| sale.is_open(now) || !sale.waiting_room || self.rooms.know_the_end(sale.id);
+        let known = |sale: &Sale| sale.is_open(now) || self.rooms.know_the_end(sale.id);
         if sales.list().iter().all(|sale| known(sale)) {
             sales.forget_over(now);
         }
@@ -177,8 +193,6 @@ impl Reconciler {
         for (provider, stretch) in inbox::due_lists(pool, now).await? {
             self.payments.read_events(&provider, stretch).await;
         }
-        let awake = stream::iter(self.context.sales.awake(now));
-        awake.for_each_concurrent(WOKEN, |sku_id| self.skus.warm(sku_id)).await;
         let quarantined: Vec<i64> = self.imports.0.quarantined().iter().map(|import_id| import_id.0).collect();
         for import_id in load::imports::open(pool, &quarantined, IMPORTS).await? {
             self.imports.tell(import_id).await;

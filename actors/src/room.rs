@@ -79,7 +79,7 @@ pub struct Outlook {
     pub may_return: i64,
     /// Nothing is left and nothing can come back: nobody else is called.
     pub sold_out: bool,
-    /// The sale is over.
+    /// The sale is over, or has no waiting room any more.
     pub over: bool,
 }
 
@@ -246,8 +246,8 @@ impl Rooms {
         find().ok_or(Refusal::NotFound("waiting room"))
     }
 
-    /// Has an open room look around, however much it has to do; one look at a time waits for that. That its sale is over is
-    /// told at once, whatever the room or Postgres is busy with.
+    /// Has an open room look around, however much it has to do; one look at a time waits for that. That its sale is over, or
+    /// has no room any more, is told at once, whatever the room or Postgres is busy with.
     pub(crate) async fn look(&self, sale_id: SaleId) {
         let Some(cell) = self.0.find(sale_id).filter(|cell| cell.shared.is_open()) else { return };
         if open_sale(&self.0.kind.context, sale_id).is_none() {
@@ -263,7 +263,7 @@ impl Rooms {
     }
 }
 
-/// The sale of a room, unless it is over.
+/// The sale of a room, unless it is over or has no room any more.
 fn open_sale(context: &Context, sale_id: SaleId) -> Option<Arc<Sale>> {
     context.sales.get(sale_id).filter(|sale| sale.waiting_room && sale.is_open(context.clock.now()))
 }
@@ -393,6 +393,7 @@ impl Actor for Keeper {
 
 impl Keeper {
     async fn join(&self, session: Session, block: &mut i64) -> Result<i64, Refusal> {
+        let sale = open_sale(&self.context, self.lobby.sale_id).ok_or(Refusal::NotFound("waiting room"))?;
         let known = self.lobby.change(|inner, room| {
             // who has bought, or let the turn pass, may stand in line again
             let stands = |number: &i64| !matches!(room.standing(*number), LineState::Used | LineState::Lapsed);
@@ -401,9 +402,7 @@ impl Keeper {
         if let Some(number) = known {
             return Ok(number);
         }
-        let now = self.context.clock.now();
-        let sale = self.context.sales.get(self.lobby.sale_id).filter(|sale| sale.is_open(now));
-        if sale.ok_or(Refusal::NotFound("waiting room"))?.phase(now) == SalePhase::Running {
+        if sale.phase(self.context.clock.now()) == SalePhase::Running {
             self.draw().await?; // nobody who comes after the start takes part
         }
         let (waiting, full) = self.lobby.change(|inner, room| (room.given - room.called, room.given == inner.leased));
@@ -453,11 +452,10 @@ impl Keeper {
     fn outlook(&self, sale: &Sale, now: DateTime<Utc>) -> Outlook {
         let (mut available, mut may_return, mut all_known) = (0, 0, true);
         for item in &sale.items {
-            let Some(counters) = self.skus.committed(item.sku_id) else {
+            let Some((counters, sold)) = self.skus.committed_in(item.sku_id, sale.id) else {
                 all_known = false; // its actor is being woken
                 continue;
             };
-            let sold = self.skus.sold_in(item.sku_id, sale.id).unwrap_or_default();
             available += counters.available().min(item.quantity - sold).max(0);
             may_return += counters.unpaid.min(sold);
         }

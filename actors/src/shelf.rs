@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::{
-    Book, Counters, Customer, NoShare, Offer, Refusal, Sale, SaleId, SaleItem, SaleShare, Short, SkuId, Tally,
+    Book, Counters, Customer, NoShare, Offer, Refusal, Sale, SaleId, SaleItem, SaleShare, Short, SkuId, Tally, Used,
 };
 
 /// One SKU's book. Its actor alone promises from it; the journal writes committed counters in; dropping a [`Hold`] takes a
@@ -27,6 +27,8 @@ struct Inner {
     counted: bool,
     /// Of a SKU that is in a sale, or was.
     tallies: Option<Box<Tallies>>,
+    /// What was heard of tallies since they are being counted afresh.
+    heard: Option<Vec<(i64, ShareMove)>>,
     /// Wakes the actor when a promise settles; set while somebody waits for that.
     waker: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -37,6 +39,13 @@ struct Tallies {
     by_sale: HashMap<SaleId, Tally>,
     /// The version of the counters that they were counted with: older news is in them already.
     as_of: i64,
+}
+
+impl Tallies {
+    /// A SKU that is always busy would else keep every sale that it has ever been in.
+    fn forget_past(&mut self, sales: &[Arc<Sale>]) {
+        self.by_sale.retain(|sale_id, tally| !tally.is_settled() || sales.iter().any(|sale| sale.id == *sale_id));
+    }
 }
 
 /// How units were quoted to a buyer.
@@ -86,6 +95,36 @@ pub(crate) struct ShareMove {
     pub units: i64,
 }
 
+/// A count that is under way; dropped before it has come to its end it has counted nothing.
+pub(crate) struct Counting<'a>(&'a Shelf);
+
+impl Counting<'_> {
+    /// Takes over what Postgres has counted, as of a version of the counters, and what was heard since. What was known before
+    /// is let go of afterwards: whoever commits waits for this lock.
+    pub(crate) fn ends(self, as_of: i64, counted: Vec<Counted>) {
+        let mut before = Vec::with_capacity(counted.len());
+        let mut inner = self.0.lock();
+        let heard = inner.heard.take().unwrap_or_default();
+        inner.counted = true;
+        let tallies = inner.tallies.get_or_insert_default();
+        tallies.as_of = as_of;
+        for Counted { sale_id, sold, used } in counted {
+            let tally = tallies.by_sale.entry(sale_id).or_default();
+            before.push(tally.restart(sold, used));
+            let since = heard.iter().filter(|(version, moved)| *version > as_of && moved.share.sale_id == sale_id);
+            since.for_each(|(_, moved)| tally.learn(moved.units, moved.share.customer));
+        }
+        drop(inner);
+        drop(before);
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().heard = None;
+    }
+}
+
 /// How units would be had.
 enum Terms<'a> {
     Usual { aside: i64 },
@@ -109,48 +148,26 @@ impl Shelf {
         self.inner.lock().expect("no panic under this lock")
     }
 
-    /// Takes committed counters in, from a load or from the journal; older news is ignored.
-    pub(crate) fn learn(&self, counters: Counters) {
+    /// Takes committed counters in, from a load or from the journal, together with what the commit changed of sales' tallies;
+    /// older news is ignored.
+    pub(crate) fn learn(&self, counters: Counters, moves: &[ShareMove]) {
         let waker = {
             let mut inner = self.lock();
             match &mut inner.book {
                 Some(book) => book.learn(counters),
                 none => *none = Some(Book::new(counters)),
             }
+            inner.learn_shares(counters.version, moves);
             inner.waker.take()
         };
         wake(waker);
     }
 
-    /// Takes in what a commit changed of sales' tallies, together with the counters of this version.
-    pub(crate) fn learn_shares(&self, version: i64, moves: &[ShareMove]) {
-        let mut inner = self.lock();
-        let tallies = inner.tallies.get_or_insert_default();
-        for moved in moves.iter().filter(|_| version > tallies.as_of) {
-            let SaleShare { sale_id, customer } = moved.share;
-            // of a sale that nobody asks about any more, units may still come back
-            let tally = match tallies.by_sale.get_mut(&sale_id) {
-                Some(tally) => tally,
-                None if moved.units > 0 => tallies.by_sale.entry(sale_id).or_default(),
-                None => continue,
-            };
-            tally.learn(moved.units, customer);
-        }
-    }
-
-    /// Takes over what Postgres has counted, as of a version of the counters. False where the shelf has heard of newer ones.
-    pub(crate) fn recount(&self, as_of: i64, counted: Vec<Counted>) -> bool {
-        let mut inner = self.lock();
-        if inner.book.is_some_and(|book| book.committed().version > as_of) {
-            return false;
-        }
-        inner.counted = true;
-        let tallies = inner.tallies.get_or_insert_default();
-        tallies.as_of = as_of;
-        for Counted { sale_id, sold, used } in counted {
-            tallies.by_sale.entry(sale_id).or_default().restart(sold, used);
-        }
-        true
+    /// What sales have given is about to be counted by Postgres: from now on everything that is heard of it is kept, so that
+    /// one question suffices however much is sold meanwhile.
+    pub(crate) fn count(&self) -> Counting<'_> {
+        self.lock().heard = Some(Vec::new());
+        Counting(self)
     }
 
     /// No sale has given anything of it: there is nothing to count.
@@ -174,6 +191,14 @@ impl Shelf {
     #[must_use]
     pub(crate) fn sold_in(&self, sale_id: SaleId) -> i64 {
         self.lock().sold_in(sale_id)
+    }
+
+    /// The counters, and what a sale has sold, as of one commit; none like [`Shelf::committed`].
+    #[must_use]
+    pub(crate) fn committed_in(&self, sale_id: SaleId) -> Option<(Counters, i64)> {
+        let inner = self.lock();
+        let counters = inner.book.filter(|_| inner.counted)?.committed();
+        Some((counters, inner.sold_in(sale_id)))
     }
 
     /// Units promised and not settled.
@@ -202,6 +227,9 @@ impl Shelf {
     pub(crate) fn promise(self: &Arc<Self>, wish: &Wish<'_>) -> Result<Hold, NoHold> {
         let units = wish.units;
         let mut inner = self.lock();
+        if let Some(tallies) = &mut inner.tallies {
+            tallies.forget_past(wish.sales);
+        }
         let terms = inner.terms(self.sku_id, wish)?;
         inner.final_word(self.sku_id, units, &terms)?;
         let book = inner.book.as_mut().ok_or(NoHold::SoldOut { available: 0 })?;
@@ -239,6 +267,26 @@ impl Shelf {
 }
 
 impl Inner {
+    fn learn_shares(&mut self, version: i64, moves: &[ShareMove]) {
+        if let Some(heard) = &mut self.heard {
+            heard.extend(moves.iter().map(|moved| (version, *moved)));
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let tallies = self.tallies.get_or_insert_default();
+        for moved in moves.iter().filter(|_| version > tallies.as_of) {
+            let SaleShare { sale_id, customer } = moved.share;
+            // of a sale that nobody asks about any more, units may still come back
+            let tally = match tallies.by_sale.get_mut(&sale_id) {
+                Some(tally) => tally,
+                None if moved.units > 0 => tallies.by_sale.entry(sale_id).or_default(),
+                None => continue,
+            };
+            tally.learn(moved.units, customer);
+        }
+    }
+
     fn tally(&self, sale_id: SaleId) -> Option<&Tally> {
         self.tallies.as_ref()?.by_sale.get(&sale_id)
     }
@@ -306,7 +354,7 @@ impl Inner {
 pub(crate) struct Counted {
     pub sale_id: SaleId,
     pub sold: i64,
-    pub used: Vec<(Customer, i64)>,
+    pub used: Used,
 }
 
 fn wake(waker: Option<Box<dyn FnOnce() + Send>>) {
@@ -377,10 +425,62 @@ impl fmt::Debug for Hold {
 mod tests {
     use super::*;
 
+    const SALE: SaleId = SaleId(7);
+
+    fn counters(version: i64) -> Counters {
+        Counters { on_hand: 9, reserved: 0, unpaid: 0, version }
+    }
+
+    fn sold(units: i64) -> [ShareMove; 1] {
+        let customer = Some(Customer::guest(&"ann@a.b".parse().expect("an address")));
+        [ShareMove { sku_id: SkuId(1), share: SaleShare { sale_id: SALE, customer }, units }]
+    }
+
+    fn counted(sold: i64) -> Vec<Counted> {
+        vec![Counted { sale_id: SALE, sold, used: Used::new() }]
+    }
+
+    #[test]
+    fn one_count_suffices_however_much_is_sold_meanwhile() {
+        let shelf = Shelf::new(SkuId(1));
+        shelf.learn(counters(4), &[]);
+        let counting = shelf.count();
+        shelf.learn(counters(5), &sold(1));
+        shelf.learn(counters(6), &sold(2));
+        assert_eq!(shelf.committed(), None, "nobody sees what is not counted");
+        // Postgres was asked between the two
+        counting.ends(5, counted(11));
+        assert_eq!(shelf.committed_in(SALE), Some((counters(6), 13)));
+        shelf.learn(counters(7), &sold(-1));
+        assert_eq!(shelf.sold_in(SALE), 12);
+        // and one that fails leaves everything as it is
+        drop(shelf.count());
+        shelf.learn(counters(8), &sold(1));
+        assert_eq!(shelf.committed_in(SALE), Some((counters(8), 13)));
+        // news that comes after the count of it is in it already
+        shelf.count().ends(9, counted(20));
+        shelf.learn(counters(9), &sold(7));
+        assert_eq!(shelf.sold_in(SALE), 20);
+    }
+
+    #[test]
+    fn what_a_sale_that_is_over_has_given_is_forgotten() {
+        let shelf = Shelf::new(SkuId(1));
+        shelf.learn(counters(1), &sold(2));
+        assert_eq!(shelf.sold_in(SALE), 2);
+        let wish = Wish { units: 1, buying: Some(Buying::Usual), sales: &[], at: DateTime::UNIX_EPOCH };
+        let hold = shelf.promise(&wish).expect("it is there");
+        assert_eq!(shelf.lock().tallies.as_ref().map(|tallies| tallies.by_sale.len()), Some(0));
+        // what comes back to it later concerns nobody
+        shelf.learn(counters(2), &sold(-1));
+        assert_eq!(shelf.sold_in(SALE), 0);
+        drop(hold);
+    }
+
     #[test]
     fn a_dropped_hold_gives_its_units_back_and_wakes_who_waits() {
         let shelf = Shelf::new(SkuId(1));
-        shelf.learn(Counters { on_hand: 1, reserved: 0, unpaid: 0, version: 1 });
+        shelf.learn(Counters { on_hand: 1, reserved: 0, unpaid: 0, version: 1 }, &[]);
         let wish = Wish { units: 1, buying: None, sales: &[], at: DateTime::UNIX_EPOCH };
         let hold = shelf.promise(&wish).expect("one is there");
         assert!(matches!(shelf.promise(&wish), Err(NoHold::Unsettled)), "promised");

@@ -101,16 +101,19 @@ impl Skus {
         self.0.ask(sku_id, |reply| Msg::Recount { since, reply }).await.or(Err(Refusal::Busy))
     }
 
-    /// Wakes the SKU's actor, so that nobody has to wait for it.
+    /// Wakes the SKU's actor, so that nobody has to wait for it; one that could not start is tried again.
     pub(crate) async fn warm(&self, sku_id: SkuId) {
-        if self.0.find(sku_id).is_none() {
-            self.0.send(sku_id, Msg::Settled).await.ok(); // whoever wants units will hear why it cannot start
-        }
+        self.0.wake(sku_id).await;
     }
 
     /// Units that a sale has sold of a SKU, as far as its actor knows; none while nobody is in.
     pub(crate) fn sold_in(&self, sku_id: SkuId, sale_id: SaleId) -> Option<i64> {
         Some(self.0.find(sku_id)?.shared.sold_in(sale_id))
+    }
+
+    /// The counters that the SKU's actor has in memory, and the units that a sale has sold; none while nobody is in.
+    pub(crate) fn committed_in(&self, sku_id: SkuId, sale_id: SaleId) -> Option<(Counters, i64)> {
+        self.0.find(sku_id)?.shared.committed_in(sale_id)
     }
 
     /// The counters that the SKU's actor has in memory; none while nobody is in.
@@ -121,10 +124,7 @@ impl Skus {
     /// The journal has committed these, and these shares of sales.
     pub(crate) fn publish(&self, sku_id: SkuId, counters: Counters, moves: &[ShareMove]) {
         if let Some(cell) = self.0.find(sku_id) {
-            cell.shared.learn(counters);
-            if !moves.is_empty() {
-                cell.shared.learn_shares(counters.version, moves);
-            }
+            cell.shared.learn(counters, moves);
         }
     }
 }
@@ -177,19 +177,17 @@ fn wish<R>(
     ask(&Wish { units, buying, sales, at })
 }
 
-/// Counts what sales have given of a SKU, once more where its shelf has heard of something newer meanwhile.
+/// Counts what sales have given of a SKU.
 async fn count(pool: &PgPool, sales: &Sales, shelf: &Shelf) -> Result<(), sqlx::Error> {
     let Some(sales) = sales.of(shelf.sku_id()) else {
         shelf.nothing_to_count();
         return Ok(());
     };
     let sale_ids: Vec<i64> = sales.iter().map(|sale| sale.id.0).collect();
-    loop {
-        let (as_of, counted) = load::sales::counted(pool, shelf.sku_id(), &sale_ids).await?;
-        if shelf.recount(as_of, counted) {
-            return Ok(());
-        }
-    }
+    let counting = shelf.count();
+    let (as_of, counted) = load::sales::counted(pool, shelf.sku_id(), &sale_ids).await?;
+    counting.ends(as_of, counted);
+    Ok(())
 }
 
 /// Answers as they come, all that have gathered in one question.
@@ -227,7 +225,7 @@ impl Kind for Sku {
         let away = Refusal::Away("the engine is stopping");
         self.loader.send(Load { sku_id: cell.key, reply }).await.map_err(|_| away.clone())?;
         let counters = answer.await.map_err(|_| away)??.ok_or(Refusal::NotFound("SKU"))?;
-        cell.shared.learn(counters);
+        cell.shared.learn(counters, &[]);
         count(&self.pool, &self.sales, &cell.shared).await.map_err(|error| error::refusal(&error))?;
         let keeper = Keeper {
             cell: Arc::downgrade(cell),

@@ -33,11 +33,11 @@ pub struct Report {
     pub accepted: u64,
     /// Buyers who were told that there is not enough, sooner or later.
     pub sold_out: u64,
-    /// Buyers whom the sale's rules do not let in, sooner or later.
+    /// Buyers whom a sale's rules do not let in, sooner or later; of goods that the run has made it is `wrong`.
     pub not_for_you: u64,
     /// Buyers who were told that the shop is busy or away.
     pub refused: u64,
-    /// Buyers who got an answer that none should get; `errors` says which.
+    /// Answers that no buyer should get, to a checkout or on the way to it and from it; `errors` says which.
     pub wrong: u64,
     /// Buyers who never got an answer.
     pub unanswered: u64,

@@ -30,6 +30,8 @@ pub const NOT_FOR_YOU: Kind = "not for you";
 pub const REFUSED: Kind = "refused";
 /// None that says how it went, for as long as the buyer waited.
 pub const NO_ANSWER: Kind = "no answer";
+/// Came in time, and no connection was free until the end.
+pub const LEFT_OUTSIDE: Kind = "left outside";
 /// The answers that count, to those who had got none and asked again at the end; from when the buyer came.
 pub const ACCEPTED_AGAIN: Kind = "accepted, asked again";
 /// See [`ACCEPTED_AGAIN`].
@@ -51,6 +53,8 @@ pub struct Run {
     pub patience: Duration,
     /// What buyers ask for.
     pub wishes: Wishes,
+    /// Whether the shop had it before, and may sell it in a sale; what the run has made is in none.
+    in_a_sale: bool,
     /// What came of it.
     pub tally: Tally,
     diary: Diary,
@@ -67,11 +71,12 @@ pub struct Run {
 impl Run {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(target: Target, patience: Duration, wishes: Wishes, diary: Diary) -> Arc<Self> {
+    pub fn new(target: Target, patience: Duration, wishes: Wishes, in_a_sale: bool, diary: Diary) -> Arc<Self> {
         Arc::new(Self {
             target,
             patience,
             wishes,
+            in_a_sale,
             diary,
             tally: Tally::default(),
             unknown: Mutex::default(),
@@ -91,7 +96,7 @@ impl Run {
     /// One buyer's checkout; the order, if there is one.
     pub async fn checkout(&self, line: &mut Line, request: &mut Request, turn: Turn) -> Option<Placed> {
         self.wishes.checkout(turn.number, request);
-        match Said::of(line.ask(request.bytes()).await) {
+        match Said::of(line.ask(request.bytes()).await, self.in_a_sale) {
             Said::Accepted(placed) => {
                 let took = turn.due.elapsed();
                 self.keep(turn.number, &placed)?;
@@ -111,7 +116,8 @@ impl Run {
         None
     }
 
-    fn wronged(&self, what: String) {
+    /// Somebody got an answer that no buyer should get: the verdict will say so.
+    pub fn wronged(&self, what: String) {
         *self.wrong.lock().expect("nothing panics under this lock").entry(what.clone()).or_default() += 1;
         self.tally.wrong(what);
     }
@@ -172,7 +178,7 @@ impl Run {
     async fn insist(&self, turn: Turn, line: &mut Line, request: &mut Request, until: Instant) {
         self.wishes.checkout(turn.number, request);
         loop {
-            match Said::of(line.ask(request.bytes()).await) {
+            match Said::of(line.ask(request.bytes()).await, self.in_a_sale) {
                 Said::Accepted(placed) => {
                     if self.keep(turn.number, &placed).is_some() {
                         self.tally.note(ACCEPTED_AGAIN, turn.due);

@@ -60,9 +60,9 @@ pub fn complaint(status: u16, body: &[u8]) -> String {
 }
 
 impl Said {
-    /// Reads an answer to a checkout.
+    /// Reads an answer to a checkout, of goods that may be in a sale or of such that cannot be.
     #[must_use]
-    pub fn of(answer: Result<Reply<'_>, Lost>) -> Self {
+    pub fn of(answer: Result<Reply<'_>, Lost>, in_a_sale: bool) -> Self {
         let Reply { status, body } = match answer {
             Ok(reply) => reply,
             Err(lost) => return Self::Unknown(lost.to_string().into()),
@@ -71,7 +71,7 @@ impl Said {
             201 => serde_json::from_slice(body)
                 .map_or_else(|_| Self::Unknown("an acknowledgement that cannot be read".into()), Self::Accepted),
             409 if code(body) == "out_of_stock" => Self::SoldOut,
-            403 | 409 if RULES.contains(&&*code(body)) => Self::NotForYou,
+            403 | 409 if in_a_sale && RULES.contains(&&*code(body)) => Self::NotForYou,
             429 => Self::Refused,
             503 if matches!(&*code(body), "busy" | "unavailable" | "superseded") => Self::Refused,
             500.. => Self::Unknown(complaint(status, body).into()),
@@ -86,12 +86,14 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        let said = |status, body: &'static str| Said::of(Ok(Reply { status, body: body.as_bytes() }));
+        let of = |status, body: &'static str, in_a_sale| Said::of(Ok(Reply { status, body: body.as_bytes() }), in_a_sale);
+        let said = |status, body| of(status, body, true);
         let placed = r#"{"order_id":"order_1","status":"awaiting_payment","lines":[],"order_token":"t"}"#;
         assert_eq!(said(201, placed), Said::Accepted(Placed { order_id: "order_1".into(), order_token: "t".into() }));
         assert_eq!(said(409, r#"{"code":"out_of_stock","lines":[]}"#), Said::SoldOut);
         assert_eq!(said(403, r#"{"code":"ticket_required"}"#), Said::NotForYou);
         assert_eq!(said(409, r#"{"code":"limit_reached","limit":2}"#), Said::NotForYou);
+        assert_eq!(of(409, r#"{"code":"limit_reached"}"#, false), Said::Wrong("HTTP 409 limit_reached".into()));
         assert_eq!(said(409, r#"{"code":"quote_changed"}"#), Said::Wrong("HTTP 409 quote_changed".into()));
         assert_eq!(said(403, ""), Said::Wrong("HTTP 403".into()));
         assert_eq!((said(503, r#"{"code":"busy"}"#), said(429, "")), (Said::Refused, Said::Refused));
@@ -100,6 +102,6 @@ mod tests {
         {
             assert!(matches!(said(status, body), Said::Unknown(_)), "{status} {body}");
         }
-        assert_eq!(Said::of(Err(Lost::TimedOut)), Said::Unknown("timed out".into()));
+        assert_eq!(Said::of(Err(Lost::TimedOut), true), Said::Unknown("timed out".into()));
     }
 }

@@ -15,7 +15,9 @@ use super::{
     line::Target,
     load::{self, Buyer},
     report::Report,
-    run::{ACCEPTED, ACCEPTED_AGAIN, NOT_FOR_YOU, NOT_FOR_YOU_AGAIN, REFUSED, Run, SOLD_OUT, SOLD_OUT_AGAIN},
+    run::{
+        ACCEPTED, ACCEPTED_AGAIN, LEFT_OUTSIDE, NOT_FOR_YOU, NOT_FOR_YOU_AGAIN, REFUSED, Run, SOLD_OUT, SOLD_OUT_AGAIN,
+    },
     schedule::{Bounds, Pace, Schedule},
     staff::{Good, Staff, Trouble},
     verdict,
@@ -83,6 +85,11 @@ impl Scenario {
             Self::Mixed { .. } => "mixed",
         }
     }
+
+    /// Whether its goods were there before, so that a sale's rules may hold for them.
+    fn may_be_in_a_sale(&self) -> bool {
+        matches!(self, Self::FlashSale { sku: Some(_), .. })
+    }
 }
 
 /// How a scenario is played.
@@ -125,7 +132,7 @@ pub async fn hammer(
     diary.write(&entries)?;
 
     let wishes = Wishes::new(&target, &plan.run, plan.seed, taste);
-    let run = Run::new(target, plan.patience, wishes, diary);
+    let run = Run::new(target, plan.patience, wishes, scenario.may_be_in_a_sale(), diary);
     let schedule = Arc::new(Schedule::new(plan.pace, plan.bounds, plan.seed));
     let stopping = tokio::spawn(pass_on(stop, Arc::clone(&run), Arc::clone(&schedule)));
     let took = match scenario {
@@ -138,7 +145,7 @@ pub async fn hammer(
         }
     };
     stopping.abort();
-    let left_outside = schedule.left_outside();
+    let left_outside = schedule.left_outside(|wait| run.tally.note_took(LEFT_OUTSIDE, wait));
     say("those without an answer ask again …");
     run.ask_again().await;
     end(&run)?;

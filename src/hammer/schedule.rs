@@ -100,9 +100,8 @@ impl Schedule {
     }
 
     /// Buyers who came in time and were never let in, because every connection was busy: the shop, or the generator, was
-    /// too slow. Ends the schedule.
-    #[must_use]
-    pub fn left_outside(&self) -> u64 {
+    /// too slow. `note` hears how long each of them had waited by the end. Ends the schedule.
+    pub fn left_outside(&self, mut note: impl FnMut(Duration)) -> u64 {
         let mut next = self.next.lock().expect("nothing panics under this lock");
         next.over = true;
         if self.pace == Pace::Closed {
@@ -112,6 +111,7 @@ impl Schedule {
         let mut outside = 0;
         while next.due < end && self.bounds.buyers.is_none_or(|most| next.number + outside < most) {
             outside += 1;
+            note(end - next.due);
             self.advance(&mut next);
         }
         outside
@@ -126,7 +126,7 @@ mod tests {
     fn so_many_come_and_no_more() {
         let schedule = Schedule::new(Pace::Closed, Bounds { buyers: Some(3), time: None }, 1);
         let numbers: Vec<u64> = std::iter::from_fn(|| schedule.next()).map(|turn| turn.number).collect();
-        assert_eq!((numbers, schedule.begun(), schedule.left_outside()), (vec![0, 1, 2], 3, 0));
+        assert_eq!((numbers, schedule.begun(), schedule.left_outside(drop)), (vec![0, 1, 2], 3, 0));
     }
 
     #[test]
@@ -144,13 +144,15 @@ mod tests {
     fn who_came_in_time_and_was_not_let_in_is_counted() {
         let schedule = Schedule::new(Pace::Fixed(1_000.0), Bounds { buyers: None, time: Some(Duration::ZERO) }, 1);
         assert!(schedule.next().is_none(), "it is late already");
-        assert_eq!(schedule.left_outside(), 0);
+        assert_eq!(schedule.left_outside(drop), 0);
         let schedule =
             Schedule::new(Pace::Fixed(1e9), Bounds { buyers: Some(50), time: Some(Duration::from_secs(9)) }, 1);
         schedule.next();
         std::thread::sleep(Duration::from_millis(1));
         schedule.stop();
         assert!(schedule.next().is_none());
-        assert_eq!(schedule.left_outside(), 49);
+        let mut waits = Vec::new();
+        assert_eq!(schedule.left_outside(|wait| waits.push(wait)), 49);
+        assert!(waits.iter().all(|wait| *wait > Duration::from_micros(900)) && waits.is_sorted_by(|a, b| a > b));
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Place {
     sale_id: SaleId,
     /// `before_start`: places are drawn when the sale starts. `waiting`; `admitted`: buy, until `admitted_until`. `lapsed`:
     /// the turn went by, join again. `used`: an order was placed with it. `sold_out`: nothing is left and nothing can come
-    /// back. `over`: the sale has ended.
+    /// back. `over`: the sale has ended, or has no waiting room any more: then buy without a ticket.
     state: &'static str,
     /// 1 is next; only while waiting.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,7 +138,8 @@ pub(crate) async fn show(
 }
 
 /// Where a ticket stands, as it changes: server-sent events `place`. Who is admitted hears so, and when nothing is left and
-/// nothing can come back everybody does. `over` is the last word; otherwise it ends when the shop stops: then connect again.
+/// nothing can come back everybody does. It ends with the sale, mostly with the word `over`; otherwise when the shop stops:
+/// then connect again.
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}/room/stream", tag = "checkout", params(("sale_id" = String, Path), Asked),
     responses(
@@ -175,7 +176,7 @@ async fn place(shop: &Shop, ticket: Ticket) -> Answer<Place> {
     Ok(Place::of(ticket.sale_id, &in_line.view()))
 }
 
-/// Every other place that a ticket comes to have, the newest: what changes for others only is not told. The last is `over`.
+/// Every other place that a ticket comes to have, the newest: what changes for others only is not told. It ends with the sale.
 async fn places(shop: &Shop, ticket: Ticket) -> Answer<impl Stream<Item = Bytes> + Send + use<>> {
     let in_line = within(shop.limits.timeout, shop.engine.in_line(ticket)).await?;
     let mut news = in_line.news();
@@ -184,27 +185,38 @@ async fn places(shop: &Shop, ticket: Ticket) -> Answer<impl Stream<Item = Bytes>
         if before.is_some() {
             tokio::time::sleep(room::pace(in_line.listeners())).await;
         }
-        let place = other(&in_line, &mut news, ticket.sale_id, before.as_ref()).await?;
-        Some((event(&place), (in_line, news, Some(place))))
+        let told = other(&in_line, &mut news, ticket.sale_id, before.as_ref()).await?;
+        Some((event(&told.place), (in_line, news, Some(told))))
     });
     Ok(places)
 }
 
-/// The next place that is another than before; none when the last has been told.
+/// What a listener was told last.
+struct Told {
+    place: Place,
+    /// The sale was over by then: who has bought is told no other word for it.
+    over: bool,
+}
+
+/// The next place that is another than before; none when there is nothing more to come.
 async fn other(
     in_line: &InLine,
     news: &mut watch::Receiver<u64>,
     sale_id: SaleId,
-    before: Option<&Place>,
-) -> Option<Place> {
-    if before.is_some_and(|before| before.state == "over") {
+    before: Option<&Told>,
+) -> Option<Told> {
+    if before.is_some_and(|before| before.over) {
         return None;
     }
     loop {
         news.changed().await.ok()?;
-        let place = Place::of(sale_id, &in_line.view());
-        if before != Some(&place) {
-            return Some(place);
+        let view = in_line.view();
+        let (place, over) = (Place::of(sale_id, &view), view.outlook.over);
+        if before.is_none_or(|before| before.place != place) {
+            return Some(Told { place, over });
+        }
+        if over {
+            return None;
         }
     }
 }

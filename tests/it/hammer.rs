@@ -240,9 +240,35 @@ async fn an_answer_that_no_buyer_should_get_is_no_success_and_a_rule_of_the_sale
     for rule in rules {
         let hammer = Hammer::at(stub(Box::leak(Box::new([rule])), &[200]).await);
         let (code, report) = hammer.load(&sale).await;
+        assert_eq!((code, failed(&report["verdict"]), &report["wrong"]), (1, vec!["wrong"], &json!(20)), "{report:#}");
+        // of a SKU that was there before
+        fs::remove_file(hammer.journal()).expect("a journal");
+        let known = ["flash-sale", "--sku", "sku_1", "--buyers", "20", "--connections", "4"];
+        let (code, report) = hammer.load(&known).await;
         assert_eq!((code, &report["errors"], &report["not_for_you"]), (0, &json!({}), &json!(20)), "{report:#}");
         assert_eq!(report["answers"]["not for you"]["count"], 20, "{report:#}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_whose_pages_are_not_found_is_no_success() {
+    let visits = ["mixed", "--skus", "1", "--stock", "0", "--buyers", "10", "--connections", "2"];
+    for (looks, wanted) in [(&[404][..], vec!["wrong"]), (&[401], vec!["wrong"]), (&[503], vec![]), (&[200], vec![])] {
+        let hammer = Hammer::at(stub(&[(409, "out_of_stock")], looks).await);
+        let (_, report) = hammer.load(&visits).await;
+        assert_eq!(failed(&report["verdict"]), wanted, "{looks:?} {report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_never_let_in_is_among_the_latencies() {
+    let hammer = Hammer::at(stub(&[(0, ""), (409, "out_of_stock")], &[200]).await);
+    let open = ["--connections", "1", "--rate", "100", "--arrivals", "fixed", "--timeout", "0.4", "--seconds", "0.3"];
+    let (_, report) = hammer.load(&[&["flash-sale", "--stock", "0"][..], &open].concat()).await;
+    let outside = report["left_outside"].as_u64().expect("a number");
+    let waits = &report["answers"]["left outside"];
+    assert!(outside > 20 && waits["count"].as_u64() == Some(outside), "{report:#}");
+    assert!(waits["max"].as_f64() > Some(200.0), "counted to the end: {report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

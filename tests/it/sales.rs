@@ -7,11 +7,13 @@ use futures::future::join_all;
 use souk_actors::{
     CheckedOut, Checkout, CommandKey, Placed,
     domain::{
-        Command, NewSale, OrderId, OrderStatus, PaymentSummary, Refusal, SaleChange, SaleId, SaleItem, SalePhase,
-        SkuId, Units, Who,
+        Command, LineState, NewSale, OrderId, OrderStatus, PaymentSummary, Refusal, SaleChange, SaleId, SaleItem,
+        SalePhase, SkuId, Ticket, Units, Who,
     },
     store::read::SaleView,
 };
+use sqlx::Connection;
+use tokio::task::JoinHandle;
 
 use crate::support::{Proxy, Setup, TestDb, TestEngine, basket, eventually, fingerprint, shop::fresh, usd};
 
@@ -442,6 +444,49 @@ async fn actors_of_a_coming_sale_are_awake_before_it_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_could_not_be_woken_is_woken_again() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(5).await;
+    let starts_at = shop.clock.now() + HOUR;
+    shop.makes(NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) })
+        .await;
+    let name = format!("sku/{sku_id}");
+    // what the sale has given cannot be counted, for a while
+    shop.by_hand("alter table limit_use rename to limit_use_away").await;
+    assert_eq!(shop.refused("ann@a.b", sku_id, 1, None).await, Refusal::Fault);
+    let idle = shop.actor(&name).expect("a cell");
+    assert_eq!((idle.status, idle.detail), ("idle", None), "nobody sees what was not counted");
+    shop.by_hand("alter table limit_use_away rename to limit_use").await;
+    shop.later(HOUR - TimeDelta::seconds(59));
+    eventually("it is awake", async || shop.actor(&name).is_some_and(|node| node.status == "running")).await;
+    assert!(shop.actor(&name).expect("a cell").detail.is_some());
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reconciler_waits_for_no_count() {
+    let shop = TestEngine::start().await;
+    let (sku_id, other) = (shop.sku(5).await, shop.sku(5).await);
+    let starts_at = shop.clock.now() + HOUR;
+    let coming = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) };
+    shop.makes(coming.clone()).await;
+    let mut conn = shop.db.conn().await;
+    let mut lock = conn.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table limit_use").execute(&mut *lock).await.expect("locked");
+    shop.later(HOUR - TimeDelta::seconds(59));
+    let waits = "select count(*) from pg_locks where relation = 'limit_use'::regclass and not granted";
+    eventually("it is being counted", async || shop.count(waits).await > 0).await;
+    assert!(shop.actor(&format!("sku/{sku_id}")).expect("a cell").detail.is_none(), "nobody sees what is not counted");
+    // a room is opened by the reconciler's look
+    let room = NewSale { waiting_room: true, items: sale_of(other, 5, starts_at).items, ..coming };
+    let name = format!("room/{}", shop.makes(room).await);
+    eventually("it looks", async || shop.actor(&name).is_some_and(|node| node.status == "running")).await;
+    assert!(shop.count(waits).await > 0, "the count has not come to its end");
+    lock.rollback().await.expect("unlocked");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_made_once_with_one_key() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
@@ -457,12 +502,16 @@ async fn a_sale_is_made_once_with_one_key() {
     shop.end().await;
 }
 
-/// The journal stands still with an order on its way; somebody asks something of it, leaves, and it goes on.
-async fn asks_and_leaves<T: Send + 'static>(
-    shop: &TestEngine,
-    proxy: &Proxy,
-    asked: impl Future<Output = T> + Send + 'static,
-) {
+/// An engine whose journal can be held up.
+async fn behind_a_proxy() -> (TestEngine, Proxy) {
+    let db = Arc::new(TestDb::new().await);
+    let proxy = Proxy::before(&db.connect);
+    let connect = proxy.through(&db.connect);
+    (TestEngine::on(db, connect, Setup::default()).await, proxy)
+}
+
+/// The journal stands still with an order on its way, until the proxy lets it go on.
+async fn stands_still(shop: &TestEngine, proxy: &Proxy) -> JoinHandle<Result<CheckedOut, Refusal>> {
     let sku_id = shop.sku(2).await;
     shop.order(sku_id, 1).await; // the journal's statement is prepared: the next one is one message
     let orders = shop.count("select count(*) from customer_order").await;
@@ -471,6 +520,16 @@ async fn asks_and_leaves<T: Send + 'static>(
     let first = tokio::spawn(async move { engine.checkout(basket(&[(sku_id, 1)])).await });
     eventually("the journal is busy", async || shop.count("select count(*) from customer_order").await == orders + 1)
         .await;
+    first
+}
+
+/// While the journal stands still somebody asks something of it, leaves, and it goes on.
+async fn asks_and_leaves<T: Send + 'static>(
+    shop: &TestEngine,
+    proxy: &Proxy,
+    asked: impl Future<Output = T> + Send + 'static,
+) {
+    let first = stands_still(shop, proxy).await;
     let asked = tokio::spawn(asked);
     eventually("it is queued", async || shop.engine.journal().queued == 1).await;
     asked.abort();
@@ -480,11 +539,117 @@ async fn asks_and_leaves<T: Send + 'static>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_look_asks_for_the_limits_of_those_who_buy_alone() {
+    let (shop, proxy) = behind_a_proxy().await;
+    let sku_ids = join_all((0..100).map(|_| shop.sku(5))).await;
+    let now = shop.clock.now();
+    let items = sku_ids.iter().flat_map(|sku_id| sale_of(*sku_id, 5, now).items).collect();
+    let in_sale = Some(shop.makes(NewSale { items, ..sale_of(sku_ids[0], 5, now) }).await);
+    // in memory ann has one, in Postgres two: the batch that she is in is looked through
+    shop.buys("ann@a.b", sku_ids[0], 1, in_sale).await;
+    shop.by_hand("update limit_use set used = 2").await;
+    let first = stands_still(&shop, &proxy).await;
+    let buyers = sku_ids.iter().enumerate().map(|(n, sku_id)| wish(&format!("buyer{n}@a.b"), *sku_id, 1, in_sale));
+    let together: Vec<Checkout> = buyers.chain([wish("ann@a.b", sku_ids[0], 1, in_sale)]).collect();
+    let engine = Arc::clone(&shop.engine);
+    let asked = tokio::spawn(async move { join_all(together.into_iter().map(|one| engine.checkout(one))).await });
+    eventually("all are queued", async || shop.engine.journal().queued == 101).await;
+    proxy.hold_up(false);
+    first.await.expect("no panic").expect("it is there");
+    let mut answers = asked.await.expect("no panic");
+    assert!(matches!(answers.pop(), Some(Err(Refusal::LimitReached { used: 2, .. }))));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+
+    // Postgres tells late what a connection has done, and all of it together
+    let usual = shop.sku(1_000_000).await;
+    shop.makes(sale_of(shop.sku(1).await, 1, now)).await;
+    eventually("it is told", async || {
+        shop.order(usual, 1).await;
+        shop.count("select n_tup_ins from pg_stat_user_tables where relname = 'sale'").await == 2
+    })
+    .await;
+    let looks = shop.count("select idx_scan from pg_stat_user_tables where relname = 'limit_use'").await;
+    assert!(looks < 2_000, "{looks} for a hundred customers of one SKU each");
+    shop.by_hand(
+        "update limit_use u set used = (select sum(quantity) from reservation r
+                  where r.sale_id = u.sale_id and r.sku_id = u.sku_id and r.customer = u.customer)",
+    )
+    .await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_waits_for_its_first_attempt_though_whoever_asked_has_left() {
+    let (shop, proxy) = behind_a_proxy().await;
+    let (sku_id, sale_id) = shop.in_sale(10, 10).await;
+    let checkout = wish("ann@a.b", sku_id, 2, Some(sale_id));
+    let busy = stands_still(&shop, &proxy).await;
+    let (engine, first) = (Arc::clone(&shop.engine), checkout.clone());
+    let attempt = tokio::spawn(async move { engine.checkout(first).await });
+    eventually("it is queued", async || shop.engine.journal().queued == 1).await;
+    attempt.abort();
+    attempt.await.map(drop).expect_err("the line has dropped");
+
+    // both are promised to the first attempt: whoever else asks hears so, the retry waits
+    let others = async {
+        for _ in 0..50 {
+            let refused = shop.refused("ann@a.b", sku_id, 1, Some(sale_id)).await;
+            assert_eq!(refused, Refusal::LimitReached { sku_id, sale_id, limit: 2, used: 2 });
+        }
+    };
+    let engine = Arc::clone(&shop.engine);
+    let mut retry = std::pin::pin!(engine.checkout(checkout));
+    tokio::select! {
+        biased;
+        answer = &mut retry => panic!("nobody knows yet: {answer:?}"),
+        () = others => {}
+    }
+    proxy.hold_up(false);
+    let answer = retry.await;
+    assert!(matches!(answer, Ok(CheckedOut::Replayed(_))), "{answer:?}");
+    busy.await.expect("no panic").expect("it is there");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_in_time_buys_though_the_sale_has_changed_meanwhile() {
+    let (shop, proxy) = behind_a_proxy().await;
+    let sku_id = shop.sku(10).await;
+    let sale_id = shop.makes(NewSale { waiting_room: true, ..sale_of(sku_id, 5, shop.clock.now()) }).await;
+    let ticket = Ticket { sale_id, number: shop.engine.join(sale_id, [7; 16]).await.expect("it is open") };
+    let in_line = shop.engine.in_line(ticket).await.expect("in line");
+    let is_in = |standing| matches!(standing, LineState::Admitted { .. });
+    eventually("the turn has come", async || is_in(in_line.view().standing)).await;
+
+    // the sale has other terms in Postgres than in memory while the checkout is decided …
+    proxy.hold_up(true);
+    let more = SaleChange { quantities: vec![(sku_id, 6)], ..SaleChange::default() };
+    let engine = Arc::clone(&shop.engine);
+    let change = tokio::spawn(async move { engine.change_sale(sale_id, more, None, key("more")).await });
+    let writing = "select count(*) from pg_stat_activity
+                   where datname = current_database() and application_name = 'souk journal' and state like 'idle in%'";
+    eventually("it is being changed", async || shop.count(writing).await == 1).await;
+    let checkout = Checkout { ticket: Some(ticket), ..wish("ann@a.b", sku_id, 1, Some(sale_id)) };
+    let engine = Arc::clone(&shop.engine);
+    let bought = tokio::spawn(async move { engine.checkout(checkout).await });
+    eventually("it is queued", async || shop.engine.journal().queued == 1).await;
+    // … and when it is decided again the turn is over
+    shop.later(TimeDelta::minutes(6));
+    assert!(matches!(
+        shop.engine.checkout(Checkout { ticket: Some(ticket), ..wish("bob@a.b", sku_id, 1, Some(sale_id)) }).await,
+        Err(Refusal::Ticket(_))
+    ));
+    proxy.hold_up(false);
+    let bought = bought.await.expect("no panic");
+    assert!(matches!(bought, Ok(CheckedOut::New(_))), "{bought:?}");
+    change.await.expect("no panic").expect("it can change");
+    assert!(shop.engine.journal().conflicts > 0, "it was decided twice");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_known_also_where_whoever_made_or_ended_it_has_left() {
-    let db = Arc::new(TestDb::new().await);
-    let proxy = Proxy::before(&db.connect);
-    let connect = proxy.through(&db.connect);
-    let shop = TestEngine::on(db, connect, Setup::default()).await;
+    let (shop, proxy) = behind_a_proxy().await;
     let sku_id = shop.sku(5).await;
     let (engine, new) = (Arc::clone(&shop.engine), sale_of(sku_id, 5, shop.clock.now()));
     asks_and_leaves(&shop, &proxy, async move { engine.make_sale(new, key("made")).await }).await;

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["ports", "clock", "faults", "error"],
     &["shelf", "calls", "listeners", "sales"],
     &["store"],
-    &["news", "retries"],
+    &["news", "retries", "flights"],
     &["journal"],
     &["context", "directory"],
     &["supervision"],

@@ -13,7 +13,7 @@ use sqlx::Connection;
 use crate::{
     live_stock::Ear,
     support::{
-        eventually,
+        PATIENCE, eventually,
         house::House,
         shop::{Answer, Api, HOLD, TestShop, basket, fresh, paid_basket},
     },
@@ -54,6 +54,13 @@ impl Sale {
     async fn try_join(&self, api: &Api, session: &str) -> Answer {
         let request = api.request(Method::POST, &self.path("")).header("souk-session", session);
         Answer::of(request).await.expect("an answer")
+    }
+
+    /// Staff open its waiting room, or close it.
+    async fn has_a_room(&self, api: &Api, open: bool) {
+        let request = api.request(Method::PATCH, &format!("/v1/admin/sales/{}", self.id)).bearer_auth(&api.staff);
+        let request = request.header("idempotency-key", fresh("change")).json(&json!({ "waiting_room": open }));
+        Answer::of(request).await.expect("an answer").ok();
     }
 
     /// Somebody with a session of their own.
@@ -219,6 +226,44 @@ async fn a_sale_that_ends_while_postgres_is_away_is_over_for_all_who_listen() {
     ear.until("the sale is over", |place| place["state"] == "over").await;
     assert!(ear.next().await.is_none(), "there is nothing more to say");
     lock.rollback().await.expect("unlocked");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_bought_is_sent_home_when_the_sale_ends() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 0).await;
+    let buyer = sale.join(&shop).await;
+    sale.becomes(&shop, &buyer, "admitted").await;
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", buyer.ticket))).await;
+    assert_eq!(sale.buy(&shop, &buyer).await.status, 201);
+    ear.until("it is theirs", |place| place["state"] == "used" && place["may_return"] == 1).await;
+    shop.later(86_401).await;
+    let ends = async { while ear.next().await.is_some_and(|place| place["state"] == "used") {} };
+    tokio::time::timeout(PATIENCE, ends).await.expect("it ends");
+    shop.close().await;
+}
+
+/// Staff think better of it before the sale begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_in_a_room_that_is_closed_is_told_at_once() {
+    let shop = TestShop::open().await;
+    let sale = Sale::make(&shop, 1, 3_600).await;
+    let guest = sale.join(&shop).await;
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", guest.ticket))).await;
+    assert_eq!(ear.next().await.expect("at once")["state"], "before_start");
+    sale.has_a_room(&shop, false).await;
+    ear.until("there is no room any more", |place| place["state"] == "over").await;
+    assert!(ear.next().await.is_none(), "there is nothing more to say");
+    sale.try_join(&shop, &guest.session).await.is_problem(404, "not_found");
+    sale.try_join(&shop, &fresh("a-session-that-nobody-guesses")).await.is_problem(404, "not_found");
+
+    // and once more: who was there has a place
+    sale.has_a_room(&shop, true).await;
+    sale.becomes(&shop, &guest, "before_start").await;
+    sale.has_a_room(&shop, false).await;
+    shop.later(3_601).await;
+    shop.checkout(&fresh("key"), &basket(&[(&sale.sku_id, 1)])).await.ok();
     shop.close().await;
 }
 

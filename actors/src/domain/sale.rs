@@ -399,14 +399,14 @@ pub enum NoShare {
 pub struct Tally {
     sold: i64,
     promised: i64,
-    customers: HashMap<Customer, Given>,
+    /// As committed, of those who have any; many.
+    used: Used,
+    /// Of those who are promised any; few.
+    promised_to: Used,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Given {
-    committed: i64,
-    promised: i64,
-}
+/// Units by customer, and nobody with none.
+pub type Used = HashMap<Customer, i64>;
 
 impl Tally {
     /// Units sold, as committed.
@@ -415,14 +415,17 @@ impl Tally {
         self.sold
     }
 
-    /// Takes over what Postgres knows; promises stay.
-    pub fn restart(&mut self, sold: i64, used: impl IntoIterator<Item = (Customer, i64)>) {
+    /// Whether nothing of it is promised.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.promised == 0
+    }
+
+    /// Takes over what Postgres knows; promises stay. What was known before is handed back: to let go of many customers takes
+    /// a while.
+    pub fn restart(&mut self, sold: i64, used: Used) -> Used {
         self.sold = sold;
-        self.customers.retain(|_, given| given.promised > 0);
-        self.customers.values_mut().for_each(|given| given.committed = 0);
-        for (customer, committed) in used {
-            self.customers.entry(customer).or_default().committed = committed;
-        }
+        std::mem::replace(&mut self.used, used)
     }
 
     /// Promises units of what the sale has. A limit counts promises like purchases and is told at once; what the sale has
@@ -437,7 +440,7 @@ impl Tally {
         }
         self.promised += units;
         if let Some((customer, _)) = limit {
-            self.customers.entry(customer).or_default().promised += units;
+            add(&mut self.promised_to, customer, units);
         }
         Ok(())
     }
@@ -448,8 +451,8 @@ impl Tally {
     /// [`NoShare`].
     pub fn may_have(&self, quantity: i64, units: i64, limit: Option<(Customer, i64)>) -> Result<(), NoShare> {
         if let Some((customer, cap)) = limit {
-            let given = self.customers.get(&customer).copied().unwrap_or_default();
-            let used = given.committed + given.promised;
+            let of = |units: &Used| units.get(&customer).copied().unwrap_or_default();
+            let used = of(&self.used) + of(&self.promised_to);
             if used + units > cap {
                 return Err(NoShare::Limit { used });
             }
@@ -463,7 +466,7 @@ impl Tally {
         self.promised -= units;
         assert!(self.promised >= 0, "more units settled than promised");
         if let Some(customer) = customer {
-            self.change(customer, |given| given.promised -= units);
+            add(&mut self.promised_to, customer, -units);
         }
     }
 
@@ -471,16 +474,16 @@ impl Tally {
     pub fn learn(&mut self, units: i64, customer: Option<Customer>) {
         self.sold += units;
         if let Some(customer) = customer {
-            self.change(customer, |given| given.committed += units);
+            add(&mut self.used, customer, units);
         }
     }
+}
 
-    fn change(&mut self, customer: Customer, how: impl FnOnce(&mut Given)) {
-        let given = self.customers.entry(customer).or_default();
-        how(given);
-        if *given == Given::default() {
-            self.customers.remove(&customer);
-        }
+fn add(used: &mut Used, customer: Customer, units: i64) {
+    let has = used.entry(customer).or_default();
+    *has += units;
+    if *has == 0 {
+        used.remove(&customer);
     }
 }
 
@@ -615,8 +618,8 @@ mod tests {
             for (who, units) in &promised {
                 prop_assert!(fresh.promise(quantity, *units, Some((*who, cap))).is_ok());
             }
-            let mut used: HashMap<Customer, i64> = HashMap::new();
-            kept.iter().for_each(|(who, units)| *used.entry(*who).or_default() += units);
+            let mut used = Used::new();
+            kept.iter().for_each(|(who, units)| add(&mut used, *who, *units));
             fresh.restart(kept.iter().map(|(_, units)| units).sum(), used);
             prop_assert_eq!(fresh, tally);
         }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Boarding, Engine};
+use super::Engine;
 use crate::{
     checkout::{Checkout, Outcome, Placed},
     domain::{Command, Commanded, Counters, Invalid, OrderId, OrderStatus, Refusal, ShortLine, SkuId, Who},
     error,
+    flights::Boarding,
     listeners::Listening,
     order::{CommandKey, Msg},
     store::{
@@ -80,7 +81,7 @@ impl Engine {
         {
             return Err(Refusal::OutOfStock(short));
         }
-        let _flight = loop {
+        let flight = loop {
             match self.flights.board(&retry.principal, &retry.key, retry.fingerprint)? {
                 Boarding::First(flight) => break flight,
                 Boarding::Behind(mut other) => {
@@ -92,7 +93,7 @@ impl Engine {
             }
         };
         let permit = self.admit()?;
-        match self.checkouts.begin(checkout, permit).await {
+        match self.checkouts.begin(checkout, flight, permit).await {
             Ok(Outcome::Placed(placed)) => Ok(CheckedOut::New(placed)),
             Ok(Outcome::KeyTaken) => {
                 let before = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;

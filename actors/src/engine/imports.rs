@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Boarding, Engine};
+use super::Engine;
 use crate::{
     domain::{
         BadLine, Counters, ImportId, ImportLine, ImportMode, ImportState, ImportView, Refusal, SkuId, Who,
         change::Changes, rehearse,
     },
     error,
+    flights::Boarding,
     journal::Verdict,
     store::{
         entry::{Entry, Key},

@@ -18,7 +18,6 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use dashmap::DashMap;
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -33,6 +32,7 @@ use crate::{
     domain::{Address, Channel, Policy, Refusal, RoomRules},
     error,
     faults::Faults,
+    flights::Flights,
     importer::{Importing, Imports},
     journal::{Condition, Journal, JournalReport},
     listeners::Listeners,
@@ -401,53 +401,4 @@ impl Actors {
 
 fn open<K: Kind>(kind: K, context: &Context, escalate: &Arc<dyn Fn(String) + Send + Sync>) -> Arc<Directory<K>> {
     Directory::new(kind, context.clock.clone(), Arc::clone(escalate))
-}
-
-/// Checkouts under way in this process by their key: equal ones fly once.
-#[derive(Default)]
-struct Flights(Arc<DashMap<Arc<FlightKey>, Flying>>);
-
-/// Principal and key.
-type FlightKey = (String, String);
-
-struct Flying {
-    fingerprint: [u8; 32],
-    /// Made by the first who waits for it; ends with the flight.
-    landing: Option<watch::Sender<()>>,
-}
-
-enum Boarding {
-    /// Nobody flies with this key.
-    First(Flight),
-    /// Somebody does: wait until it has landed, and look.
-    Behind(watch::Receiver<()>),
-}
-
-/// Lands when it is dropped.
-struct Flight {
-    flights: Arc<DashMap<Arc<FlightKey>, Flying>>,
-    key: Arc<FlightKey>,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.flights.remove(&self.key);
-    }
-}
-
-impl Flights {
-    fn board(&self, principal: &str, key: &str, fingerprint: [u8; 32]) -> Result<Boarding, Refusal> {
-        let key = Arc::new((principal.to_owned(), key.to_owned()));
-        match self.0.entry(Arc::clone(&key)) {
-            dashmap::Entry::Occupied(flying) if flying.get().fingerprint != fingerprint => Err(Refusal::KeyReused),
-            dashmap::Entry::Occupied(mut flying) => {
-                let landing = flying.get_mut().landing.get_or_insert_with(|| watch::channel(()).0);
-                Ok(Boarding::Behind(landing.subscribe()))
-            }
-            dashmap::Entry::Vacant(vacant) => {
-                vacant.insert(Flying { fingerprint, landing: None });
-                Ok(Boarding::First(Flight { flights: Arc::clone(&self.0), key }))
-            }
-        }
-    }
 }

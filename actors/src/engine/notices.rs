@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::Engine;
 use crate::{
     domain::{Invalid, NoticeId, Refusal, Subscription, SubscriptionId, Who, change::Changes},
     error,
     journal::Verdict,
+    news::News,
     order::CommandKey,
     outbox,
     store::{
@@ -46,6 +49,35 @@ pub struct Resubscribe {
     pub description: Option<String>,
     /// Whether it is called. One that was disabled begins anew.
     pub enabled: Option<bool>,
+}
+
+/// A subscription that is forgotten before its end is committed: known again where nothing comes of that, also where nobody
+/// has waited until it was queued.
+struct Forgotten {
+    news: Arc<News>,
+    before: Option<Arc<Subscription>>,
+    /// Until it is settled nobody changes another one.
+    _one_at_a_time: OwnedMutexGuard<()>,
+}
+
+impl Forgotten {
+    fn new(news: &Arc<News>, id: SubscriptionId, one_at_a_time: OwnedMutexGuard<()>) -> Result<Self, Refusal> {
+        let before = news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
+        news.forget(id);
+        Ok(Self { news: Arc::clone(news), before: Some(before), _one_at_a_time: one_at_a_time })
+    }
+
+    fn stays_so(mut self) {
+        self.before = None;
+    }
+}
+
+impl Drop for Forgotten {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.news.put(Subscription::clone(&before));
+        }
+    }
 }
 
 impl Engine {
@@ -176,15 +208,12 @@ impl Engine {
     pub async fn unsubscribe(&self, id: SubscriptionId) -> Result<(), Refusal> {
         self.serving()?;
         let one_at_a_time = self.context.news.one_at_a_time().await;
-        let before = self.context.news.subscription(id).ok_or(Refusal::NotFound("subscription"))?;
         // first, so that no event is written down for it any more
-        self.context.news.forget(id);
-        let news = Arc::clone(&self.context.news);
+        let forgotten = Forgotten::new(&self.context.news, id, one_at_a_time)?;
         let or_not = move |verdict| {
-            if verdict != Verdict::Committed {
-                news.put(Subscription::clone(&before));
+            if verdict == Verdict::Committed {
+                forgotten.stays_so();
             }
-            drop(one_at_a_time);
         };
         self.write(Changes { unsubscribed: vec![id], ..Changes::default() }, or_not).await
     }
@@ -233,5 +262,35 @@ fn check(events: &[String]) -> Result<(), Invalid> {
     match events.iter().find(|name| !Subscription::is_event_name(name)) {
         Some(_) => Err(Invalid::new("events", "are names such as order.confirmed, or * for all")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_subscription_whose_end_comes_to_nothing_is_known_again() {
+        let news = Arc::new(News::new(false));
+        let id = SubscriptionId(7);
+        news.put(Subscription {
+            id,
+            url: "https://merchant.example".into(),
+            secret: "secret".into(),
+            events: vec!["*".into()],
+            description: String::new(),
+            disabled: None,
+            failing_since: None,
+            created_at: DateTime::UNIX_EPOCH,
+        });
+        let forgotten = Forgotten::new(&news, id, news.one_at_a_time().await).expect("it is there");
+        assert!(news.subscription(id).is_none());
+        drop(forgotten);
+        assert!(news.subscription(id).is_some());
+        Forgotten::new(&news, id, news.one_at_a_time().await).expect("it is there").stays_so();
+        assert!(news.subscription(id).is_none());
+        assert!(Forgotten::new(&news, id, news.one_at_a_time().await).is_err());
     }
 }

@@ -40,7 +40,7 @@ fn answers(run: &str, ending: &Ending) -> Vec<Check> {
         checks.push(Check::of(run, "answered", said.clone(), vec![said]));
     }
     if !ending.wrong.is_empty() {
-        let said = format!("{} buyers got an answer that no buyer should get", ending.wrong.values().sum::<u64>());
+        let said = format!("{} answers were such that no buyer should get", ending.wrong.values().sum::<u64>());
         let findings = ending.wrong.iter().map(|(what, count)| format!("{count} times {what}")).collect();
         checks.push(Check::of(run, "wrong", said, findings));
     }

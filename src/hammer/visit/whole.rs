@@ -63,7 +63,11 @@ impl Whole {
             let answer = self.shop_line.ask(&request).await.map(|reply| (reply.status, reply.body));
             match answer {
                 Ok((200, _)) => self.run.tally.note("browsed", due),
-                Ok((status, body)) => self.run.tally.wrong(format!("browsing: {}", said::complaint(status, body))),
+                Ok((status, body)) => {
+                    let what = format!("browsing: {}", said::complaint(status, body));
+                    // nobody asks again: a shop that is busy or away for a moment may say so
+                    if is_later(status) { self.run.tally.wrong(what) } else { self.run.wronged(what) }
+                }
                 Err(lost) => {
                     self.run.tally.note("no answer, browsing", due);
                     self.run.tally.wrong(format!("browsing: {lost}"));
@@ -134,11 +138,20 @@ impl Whole {
                 self.run.tally.note(kind, since);
                 return serde_json::from_slice(&body).ok();
             }
-            Ok((status, body)) => self.run.tally.wrong(format!("not {kind}: {}", said::complaint(status, &body))),
+            Ok((status, body)) => {
+                let what = format!("not {kind}: {}", said::complaint(status, &body));
+                // an order has its times: one that was late hears so
+                if status == 409 { self.run.tally.wrong(what) } else { self.run.wronged(what) }
+            }
             Err(lost) => self.run.tally.wrong(format!("not {kind}: {lost}")),
         }
         None
     }
+}
+
+/// Whether an answer is "later".
+fn is_later(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 /// Asks until there is an answer that is not "later".
@@ -146,7 +159,7 @@ async fn insist(line: &mut Line, request: &[u8]) -> Result<(u16, Vec<u8>), Lost>
     let until = Instant::now() + INSISTENCE;
     loop {
         let answer = line.ask(request).await.map(|reply| (reply.status, reply.body.to_vec()));
-        let later = answer.as_ref().map_or(true, |(status, _)| *status == 429 || *status >= 500);
+        let later = answer.as_ref().map_or(true, |(status, _)| is_later(*status));
         if !later || Instant::now() > until {
             return answer;
         }

@@ -75,9 +75,10 @@ pub(super) async fn without_room(conn: &mut PgConnection, entries: &[Entry]) -> 
 
 async fn rooms(conn: &mut PgConnection, entries: &[&Entry]) -> Result<HashMap<(SaleId, SkuId), Room>, sqlx::Error> {
     type Row = (SaleId, SkuId, i32, i64, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<i64>);
-    let shares = entries.iter().flat_map(|entry| entry.lines.iter().filter_map(|line| line.hold.share()));
-    let (sale_ids, customers): (Vec<i64>, Vec<Option<Customer>>) =
-        shares.map(|share| (share.sale_id.0, share.customer)).unzip();
+    let lines = entries.iter().flat_map(|entry| &entry.lines);
+    let shares: Vec<(SkuId, SaleShare)> =
+        lines.filter_map(|line| Some((line.hold.sku_id(), line.hold.share()?))).collect();
+    let sale_ids = column(&shares, |(_, share)| share.sale_id.0);
     let rows: Vec<Row> = sqlx::query_as(
         "select q.sale_id, q.sku_id, s.version, q.quantity - q.sold, lower(q.during), upper(q.during), s.per_customer
          from sale_sku q join sale s on s.id = q.sale_id where q.sale_id = any($1)",
@@ -92,13 +93,15 @@ async fn rooms(conn: &mut PgConnection, entries: &[&Entry]) -> Result<HashMap<(S
     let mut rooms: HashMap<(SaleId, SkuId), Room> = rows.into_iter().filter_map(room).collect();
     let used: Vec<(SaleId, SkuId, Vec<u8>, i64)> = sqlx::query_as(
         "select u.sale_id, u.sku_id, u.customer, u.used
-         from (select distinct sale_id, customer from unnest($1::bigint[], $2::bytea[]) as w(sale_id, customer)) w
-         join sale_sku q on q.sale_id = w.sale_id
-         join limit_use u on u.sale_id = q.sale_id and u.sku_id = q.sku_id and u.customer = w.customer
+         from (
+             select distinct * from unnest($1::bigint[], $2::bigint[], $3::bytea[]) as w(sale_id, sku_id, customer)
+         ) w
+         join limit_use u on u.sale_id = w.sale_id and u.sku_id = w.sku_id and u.customer = w.customer
          where u.used > 0",
     )
     .bind(&sale_ids)
-    .bind(column(&customers, |customer| Some(customer.as_ref()?.as_bytes())))
+    .bind(column(&shares, |(sku_id, _)| sku_id.0))
+    .bind(column(&shares, |(_, share)| Some(share.customer.as_ref()?.as_bytes())))
     .fetch_all(conn)
     .await?;
     for (sale_id, sku_id, customer, used) in used {
