@@ -65,7 +65,7 @@ async fn import(shop: &Shop, file: String) -> Outcome<()> {
     let patience = Instant::now() + PATIENCE;
     loop {
         let import: Value = client.get(format!("{imports}/{id}")).bearer_auth(STAFF).send().await?.json().await?;
-        if import["state"] == "done" {
+        if import["state"] == "done" || import["state"] == "rejected" {
             let whole = import["applied"] == LINES;
             return if whole { Ok(()) } else { Err(format!("not all of it is applied: {import}").into()) };
         }

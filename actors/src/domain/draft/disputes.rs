@@ -12,9 +12,10 @@ const REVERSED: &str = "reversed";
 /// Why an order is held back by a dispute, until that is decided.
 const DISPUTED: &str = "disputed";
 
-/// What of a confirmed order's money holds it back, and whether that stands.
-const REASONS: [(&str, fn(&Order) -> bool); 3] =
-    [(PARTIALLY_PAID, is_partially_paid), (REVERSED, is_taken_back), (DISPUTED, is_disputed)];
+/// A reason for holding a confirmed order back that lies in its money, and whether it stands.
+type Reason = (&'static str, fn(&Order) -> bool);
+/// All of them.
+const REASONS: [Reason; 3] = [(PARTIALLY_PAID, is_partially_paid), (REVERSED, is_taken_back), (DISPUTED, is_disputed)];
 
 fn is_partially_paid(order: &Order) -> bool {
     let captures = order.captures();
@@ -53,8 +54,8 @@ impl Draft<'_> {
     /// before it too: they come to an end.
     pub(super) fn hold_for_money(&mut self, overruled: Option<&str>) {
         let known = REASONS.iter().position(|(reason, _)| Some(*reason) == overruled);
-        let left = REASONS.iter().skip(known.map_or(0, |at| at + 1));
-        if let Some((reason, _)) = left.filter(|(_, stands)| stands(&self.order)).next() {
+        let mut left = REASONS.iter().skip(known.map_or(0, |at| at + 1));
+        if let Some((reason, _)) = left.find(|(_, stands)| stands(&self.order)) {
             self.hold_back(reason);
         }
     }

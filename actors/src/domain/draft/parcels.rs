@@ -126,12 +126,13 @@ impl Draft<'_> {
     /// The carrier does not take the label back, and the parcel is here all the same: its units are free again, and the
     /// label's money is lost. Who says so has seen the parcel, for a label that is in use is not taken back either.
     pub(super) fn write_off(&mut self, shipment_id: ShipmentId) -> Result<(), Refusal> {
-        match self.shipment(shipment_id)?.state {
-            ShipmentState::Voided => return Ok(()),
-            ShipmentState::VoidRejected => {}
-            _ => return Err(self.not_now("its carrier has not refused to take the label back")),
+        let (state, cost) = self.shipment(shipment_id).map(|shipment| (shipment.state, shipment.cost))?;
+        if state == ShipmentState::Voided {
+            return Ok(());
         }
-        let cost = self.shipment(shipment_id)?.cost;
+        if state != ShipmentState::VoidRejected {
+            return Err(self.not_now("its carrier has not refused to take the label back"));
+        }
         self.advance(shipment_id, ShipmentEvent::Dropped);
         self.parcel_event(shipment_id, "label_written_off", json!({ "cost": cost }));
         self.sweep_if_doubted(shipment_id);
