@@ -142,7 +142,8 @@ impl Actor for Reconciler {
     ) -> Result<(), ActorProcessingErr> {
         let (Beat, _ticket) = envelope.open();
         if rounds.waking.as_ref().is_none_or(JoinHandle::is_finished) {
-            rounds.waking = Some(tokio::spawn(wake(self.skus.clone(), self.context.sales.awake(self.context.clock.now()))));
+            rounds.waking =
+                Some(tokio::spawn(wake(self.skus.clone(), self.context.sales.awake(self.context.clock.now()))));
         }
         if let Err(error) = self.look().await {
             tracing::debug!(%error, "the reconciler cannot look");

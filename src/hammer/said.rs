@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        let of = |status, body: &'static str, in_a_sale| Said::of(Ok(Reply { status, body: body.as_bytes() }), in_a_sale);
+        let of =
+            |status, body: &'static str, in_a_sale| Said::of(Ok(Reply { status, body: body.as_bytes() }), in_a_sale);
         let said = |status, body| of(status, body, true);
         let placed = r#"{"order_id":"order_1","status":"awaiting_payment","lines":[],"order_token":"t"}"#;
         assert_eq!(said(201, placed), Said::Accepted(Placed { order_id: "order_1".into(), order_token: "t".into() }));
