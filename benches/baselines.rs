@@ -76,10 +76,12 @@ async fn row_lock(pool: &PgPool, rows: Rows, sku_id: i64, id: i64) -> Result<(),
         .fetch_one(&mut *tx)
         .await?;
     assert!(available >= 1, "there is enough");
-    sqlx::query("update stock set reserved = reserved + 1, version = version + 1 where sku_id = $1")
-        .bind(sku_id)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "update stock set reserved = reserved + 1, unpaid = unpaid + 1, version = version + 1 where sku_id = $1",
+    )
+    .bind(sku_id)
+    .execute(&mut *tx)
+    .await?;
     if rows == Rows::Checkout {
         sqlx::query(
             "insert into idempotency (principal, key, route, fingerprint, ref_id, created_at)
@@ -126,7 +128,7 @@ async fn row_lock(pool: &PgPool, rows: Rows, sku_id: i64, id: i64) -> Result<(),
 async fn statement(pool: &PgPool, rows: Rows, sku_id: i64, id: i64) -> Result<(), sqlx::Error> {
     let now = Clock::default().now();
     let taken = "with taken as (
-             update stock set reserved = reserved + 1, version = version + 1
+             update stock set reserved = reserved + 1, unpaid = unpaid + 1, version = version + 1
              where sku_id = $1 and on_hand - reserved >= 1
              returning 1
          ), reserved as (
@@ -186,7 +188,7 @@ async fn insert(conn: &mut PgConnection, rows: Rows, skus: i64, first: i64) -> R
     let sku_ids: Vec<i64> = ids.iter().map(|id| (id % skus * 7_919) % skus + 1).collect();
     let now = Clock::default().now();
     let reservations = "with moved as (
-             update stock s set reserved = s.reserved + w.units, version = s.version + 1
+             update stock s set reserved = s.reserved + w.units, unpaid = s.unpaid + w.units, version = s.version + 1
              from (select sku_id, count(*) as units from unnest($2) as w(sku_id) group by sku_id) w
              where s.sku_id = w.sku_id
          ), reserved as (

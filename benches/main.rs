@@ -9,6 +9,7 @@ mod baselines;
 mod hot;
 mod house;
 mod http;
+mod import;
 mod load;
 mod many;
 mod overload;
@@ -54,6 +55,7 @@ const PARTS: &[(&str, Part)] = &[
     ("http", |house, table, wanted| Box::pin(http::checkouts(house, table, wanted))),
     ("sold_out", |house, table, wanted| Box::pin(http::sold_out(house, table, wanted))),
     ("paid", |house, table, wanted| Box::pin(paid::run(house, table, wanted))),
+    ("import", |house, table, wanted| Box::pin(import::run(house, table, wanted))),
     ("overload", |house, table, wanted| Box::pin(overload::run(house, table, wanted))),
     ("recovery", |house, table, wanted| Box::pin(recovery::run(house, table, wanted))),
     ("age", |house, table, wanted| Box::pin(age::run(house, table, wanted))),

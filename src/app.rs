@@ -195,7 +195,7 @@ fn open_paypal(config: &Config, clock: Clock) -> Result<PayPal, StartError> {
     };
     believed.cert_urls.clone_from(&wanted.cert_urls);
     if !wanted.roots.as_os_str().is_empty() {
-        believed.roots = read_roots(&wanted.roots)?;
+        believed.roots = read_roots("paypal.roots", &wanted.roots)?;
     }
     let settings = paypal::Settings {
         base_url: wanted.base_url.clone(),
@@ -241,10 +241,13 @@ fn open_mail(config: &Config, keys: &Keys, pool: PgPool) -> Result<Option<Mailer
         tracing::warn!("mail.url is empty: buyers are mailed nothing");
         return Ok(None);
     }
+    let is_named = !wanted.roots.as_os_str().is_empty();
+    let roots = if is_named { read_roots("mail.roots", &wanted.roots)? } else { Vec::new() };
     let settings = mail::Settings {
         url: wanted.url.clone(),
         user: wanted.user.clone(),
         password: wanted.password.clone(),
+        roots,
         from: wanted.from.clone(),
         timeout: Duration::from_secs(wanted.timeout_seconds),
     };
@@ -265,10 +268,13 @@ fn open_merchants(config: &Config, clock: Clock, pool: PgPool) -> Result<Merchan
         .map_err(|error| StartError::Setting(format!("merchant_webhooks.{}: {}", error.setting, error.problem)))
 }
 
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let pem = fs::read(path).map_err(|source| file(&format!("paypal.roots, {}", path.display()), source))?;
+/// The certificates in a PEM file; whoever names one wants at least one believed.
+fn read_roots(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+    let named = format!("{setting}, {}", path.display());
+    let pem = fs::read(path).map_err(|source| file(&named, source))?;
     let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    roots.map_err(|error| StartError::Setting(format!("paypal.roots, {}: {error}", path.display())))
+    let roots = roots.map_err(|error| StartError::Setting(format!("{named}: {error}")))?;
+    if roots.is_empty() { Err(StartError::Setting(format!("{named}: holds no certificate"))) } else { Ok(roots) }
 }
 
 /// The staff's token and the installation's secret: given, or made once and kept.

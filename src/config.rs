@@ -349,6 +349,7 @@ pub struct Mail {
     pub url: String,
     pub user: String,
     pub password: Secret,
+    pub roots: PathBuf,
     pub from: String,
     pub timeout_seconds: u64,
 }

@@ -17,19 +17,24 @@ use crate::{
         change::NoticeRow,
         notice::{CONFIRMED, PLACED},
     },
-    journal::Verdict,
     store::entry::Entry,
 };
 
-/// Events that are no part of a sale that goes well: a provider's word that does not fit, money or labels that did not go
-/// back.
-const ALERTS: [&str; 7] = [
+/// Events that are no part of a sale that goes well: a provider's word that does not fit, money that was taken back, money
+/// or labels that did not go back.
+const ALERTS: [&str; 13] = [
+    "capture_refused",
+    "dispute_lost",
     "held_back",
     "label_failed",
     "needs_review",
+    "payment_disputed",
     "payment_mismatch",
+    "payment_partly_reversed",
+    "payment_reversed",
     "refund_failed",
     "refund_refused",
+    "void_refused",
     "void_rejected",
 ];
 
@@ -81,10 +86,10 @@ impl News {
         self: &Arc<Self>,
         subscription: Subscription,
         one_at_a_time: OwnedMutexGuard<()>,
-    ) -> impl FnOnce(Verdict) + Send + use<> {
+    ) -> impl FnOnce(bool) + Send + use<> {
         let news = Arc::clone(self);
-        move |verdict| {
-            if verdict == Verdict::Committed {
+        move |committed| {
+            if committed {
                 news.put(subscription);
             }
             drop(one_at_a_time);

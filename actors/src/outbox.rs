@@ -407,7 +407,7 @@ pub(crate) async fn change(
     let mut entry = Entry::new(context.clock.now(), Who::Engine);
     entry.changes = Some(Box::new(Changes { subscriptions: vec![changed.clone()], ..Changes::default() }));
     let believe = context.news.believe(changed.clone(), one_at_a_time);
-    match context.journal.commit_and(entry, believe).await? {
+    match context.journal.commit_and(entry, |verdict| believe(verdict == Verdict::Committed)).await? {
         Verdict::Committed => Ok(changed),
         Verdict::Superseded => Err(Refusal::Superseded),
         Verdict::KeyTaken | Verdict::Stale | Verdict::Failed => Err(Refusal::Fault),

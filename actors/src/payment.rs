@@ -560,7 +560,10 @@ impl Errand {
                 return End::NotAsked;
             }
         };
-        let Some(provider_order_id) = known.or_else(|| locator.provider_order_id.clone()) else { return End::NotAsked };
+        let Some(provider_order_id) = known.or_else(|| locator.provider_order_id.clone()) else {
+            self.give_up_in_time(inbox_id, "unanswerable").await;
+            return End::NotAsked;
+        };
         let disputes = locator.is_about_dispute();
         self.inspect(order_id, payment_id, &provider_order_id, Some(inbox_id), disputes).await
     }

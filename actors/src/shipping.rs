@@ -432,7 +432,10 @@ impl Errand {
                 self.tell(order_id, News::LabelMoved { shipment_id, inbox_id }).await;
                 End::NotAsked
             }
-            _ => End::NotAsked,
+            _ => {
+                self.give_up_in_time(inbox_id, "unanswerable").await;
+                End::NotAsked
+            }
         }
     }
 }

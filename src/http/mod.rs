@@ -99,6 +99,7 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .routes(routes!(shipments::pack))
         .routes(routes!(shipments::label, shipments::buy_label))
         .routes(routes!(shipments::void))
+        .routes(routes!(shipments::write_off))
         .routes(routes!(shipments::ship))
         .routes(routes!(shipments::deliver))
         .routes(routes!(returns::list))

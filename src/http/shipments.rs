@@ -283,6 +283,23 @@ pub(crate) async fn void(
     Done::of(order_id, carry_out(&shop, order_id, Command::VoidLabel { shipment_id }, key).await)
 }
 
+/// The carrier has refused to take a label back (`void_rejected`), and the parcel is here all the same: its lines are free
+/// again, and what the label cost is lost.
+#[utoipa::path(
+    post, path = "/v1/admin/orders/{order_id}/shipments/{shipment_id}/write-off", tag = "staff", security(("staff" = [])),
+    params(("order_id" = String, Path), ("shipment_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = Done), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(crate) async fn write_off(
+    _: Staff,
+    axum::extract::State(shop): State,
+    Ids(order_id, shipment_id): Ids<OrderId, ShipmentId>,
+    headers: HeaderMap,
+) -> Answer<Json<Done>> {
+    let key = staff_key(&headers, order_id, "write-off", &shipment_id)?;
+    Done::of(order_id, carry_out(&shop, order_id, Command::WriteOff { shipment_id }, key).await)
+}
+
 /// The parcel was handed over: its goods have left the stock.
 #[utoipa::path(
     post, path = "/v1/admin/orders/{order_id}/shipments/{shipment_id}/ship", tag = "staff", security(("staff" = [])),

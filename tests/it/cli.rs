@@ -2,23 +2,27 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io::{Read, Write},
     net::TcpStream,
     os::unix::{ffi::OsStrExt, process::CommandExt},
-    process::Output,
+    process::{Output, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use nix::sys::signal::Signal;
+use nix::{pty::openpty, sys::signal::Signal};
 use sqlx::{ConnectOptions, Connection};
 
-use crate::support::{
-    TestDb, eventually,
-    house::House,
-    shop::{Bank, TestShop, basket, fresh, paid_basket},
+use crate::{
+    imports::shelf,
+    support::{
+        TestDb, eventually,
+        house::House,
+        shop::{Bank, TestShop, basket, fresh, paid_basket},
+    },
 };
 
 fn out(output: &Output) -> String {
@@ -203,6 +207,148 @@ async fn a_shop_is_opened_looked_at_and_closed_by_its_owner() {
     house.audit();
 }
 
+/// A shop that runs, and files that a `souk` of another house brings into it.
+struct Desk {
+    shop: TestShop,
+    house: House,
+}
+
+impl Desk {
+    async fn open() -> Self {
+        Self { shop: TestShop::open().await, house: House::new(&[]) }
+    }
+
+    /// `souk import stock`: its exit code, and what it says and complains of.
+    fn import(&self, file: &str, options: &[&str]) -> (Option<i32>, String, String) {
+        let arguments = [&["import", "stock", file, "--url", &self.shop.base], options].concat();
+        let output = self.house.run(&arguments);
+        (output.status.code(), out(&output), err(&output))
+    }
+
+    fn file(&self, name: &str, lines: &str) {
+        std::fs::write(self.house.dir().join(name), lines).expect("a file");
+    }
+
+    async fn on_hand(&self, ids: &[&String]) -> Vec<i64> {
+        let mut on_hand = Vec::new();
+        for id in ids {
+            on_hand.push(self.shop.stock(id).await.0);
+        }
+        on_hand
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_corrections_is_brought_into_a_running_shop_once() {
+    let desk = Desk::open().await;
+    let parts = shelf(&desk.shop, 3, 10).await;
+    let (codes, ids): (Vec<&String>, Vec<&String>) = parts.iter().unzip();
+    desk.file("moves.csv", &format!("code,delta,reason\n{},5,found\n{},-2,lost\n", codes[0], codes[1]));
+    desk.file("count.csv", &format!("code,set,expected,reason\n{},7,10,counted\n", codes[2]));
+    for (file, lines, on_hand) in [("moves.csv", 2, [15, 8, 10]), ("count.csv", 1, [15, 8, 7])] {
+        let (code, said, complaint) = desk.import(file, &[]);
+        assert_eq!((code, complaint.as_str()), (Some(0), ""), "{said}");
+        let told = format!(": {lines} of {lines} lines applied, 0 failed.\n");
+        assert!(said.starts_with("import_") && said.ends_with(&told) && said.lines().count() == 1, "{said}");
+        assert_eq!(desk.on_hand(&ids).await, on_hand, "{file}");
+
+        // whoever is unsure says it again
+        let (code, again, _) = desk.import(file, &[]);
+        let warned = "This file was brought before; nothing is applied again. Give another --key to apply it again.\n";
+        assert_eq!((code, again), (Some(0), format!("{warned}{said}")));
+        assert_eq!(desk.on_hand(&ids).await, on_hand, "{file}");
+    }
+
+    // with a key of one's own it is applied once a key, and a key is one file's
+    for on_hand in [[20, 6, 7], [20, 6, 7]] {
+        let (code, said, _) = desk.import("moves.csv", &["--key", "monday"]);
+        assert!(code == Some(0) && said.ends_with(": 2 of 2 lines applied, 0 failed.\n"), "{said}");
+        assert_eq!(desk.on_hand(&ids).await, on_hand);
+    }
+    let (code, said, complaint) = desk.import("count.csv", &["--key", "monday"]);
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert!(complaint.starts_with("souk: idempotency_key_reused: "), "{complaint}");
+    desk.shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_bad_lines_is_told_by_their_numbers_and_to_the_shell() {
+    let desk = Desk::open().await;
+    let parts = shelf(&desk.shop, 2, 10).await;
+    let (codes, ids): (Vec<&String>, Vec<&String>) = parts.iter().unzip();
+    let (first, other) = (codes[0], codes[1]);
+    desk.file(
+        "bad.csv",
+        &format!("code,delta,reason\n{first},5,found\nNOBODY,1,found\n{other},x,typo\n{other},-11,lost\n"),
+    );
+    let numbers = |said: &str| {
+        let lines = said.lines().filter(|line| line.starts_with("line "));
+        lines.map(|line| line.splitn(4, ": ").take(3).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    let bad = [
+        "line 3 NOBODY unknown_code".to_owned(),
+        format!("line 4 {other} not_a_number"),
+        format!("line 5 {other} negative_result"),
+    ];
+
+    let (code, said, complaint) = desk.import("bad.csv", &[]);
+    assert_eq!((code, numbers(&said)), (Some(1), bad.to_vec()), "{said}");
+    assert_eq!(complaint, "souk: import_invalid: 3 of 4 lines are wrong; nothing was applied.\n");
+    assert_eq!(desk.on_hand(&ids).await, [10, 10]);
+    let (code, said, complaint) = desk.import("bad.csv", &["--mode", "partial"]);
+    assert_eq!((code, complaint.as_str(), numbers(&said)), (Some(1), "", bad.to_vec()), "{said}");
+    assert!(said.lines().next().is_some_and(|line| line.ends_with(": 1 of 4 lines applied, 3 failed.")), "{said}");
+    assert_eq!(desk.on_hand(&ids).await, [15, 10]);
+    let stale = format!("code,set,expected,reason\n{first},9,15,counted\n{other},9,11,counted\n");
+    desk.file("stale.csv", &stale);
+    let (code, said, _) = desk.import("stale.csv", &["--mode", "all"]);
+    assert_eq!((code, numbers(&said)), (Some(1), vec![format!("line 3 {other} stock_changed")]), "{said}");
+
+    desk.file("none.csv", "who knows\n");
+    for (file, options, complaint) in [
+        ("none.csv", &[][..], "souk: import_unreadable: the first line names the columns"),
+        ("missing.csv", &[], "souk: missing.csv: No such file"),
+        ("bad.csv", &["--url", "http://127.0.0.1:9"], "souk: no shop answers at http://127.0.0.1:9;"),
+    ] {
+        let arguments = [&["import", "stock", file], options].concat();
+        let at_shop = ["--url", desk.shop.base.as_str()];
+        let output = desk.house.run(&[&arguments[..], if options.is_empty() { &at_shop } else { &[] }].concat());
+        assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""), "{file}");
+        assert!(err(&output).starts_with(complaint), "{}", err(&output));
+    }
+    let mut stranger = desk.house.souk(&["import", "stock", "bad.csv", "--url", &desk.shop.base]);
+    let refused = stranger.env("SOUK_STAFF_TOKEN", "somebody else's token").output().expect("souk runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).starts_with("souk: unauthorised: "), "{}", err(&refused));
+    assert_eq!(desk.on_hand(&ids).await, [15, 10]);
+    desk.shop.close().await;
+}
+
+/// Who watches sees how far it is, and a pipe gets the summary alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_watches_an_import_sees_how_far_it_is() {
+    let desk = Desk::open().await;
+    let parts = shelf(&desk.shop, 1, 10).await;
+    let code = parts.keys().next().expect("one");
+    desk.file("many.csv", &format!("code,delta,reason\n{}", format!("{code},1,found\n").repeat(5_000)));
+    let terminal = openpty(None, None).expect("a terminal");
+    let mut command = desk.house.souk(&["import", "stock", "many.csv", "--url", &desk.shop.base]);
+    let child = command.stdout(Stdio::piped()).stderr(terminal.slave).spawn().expect("souk runs");
+    drop(command); // it holds an end of the terminal
+    let output = child.wait_with_output().expect("souk ends");
+    assert!(
+        output.status.success() && out(&output).ends_with(": 5000 of 5000 lines applied, 0 failed.\n"),
+        "{output:?}"
+    );
+    let mut seen = Vec::new();
+    // the other end is closed: what is left can be read, and then that is an error
+    File::from(terminal.master).read_to_end(&mut seen).ok();
+    let seen = String::from_utf8(seen).expect("text");
+    assert!(seen.starts_with('\r') && seen.ends_with("\r5000 of 5000 applied, 0 failed \r\n"), "{seen:?}");
+    assert_eq!(desk.shop.stock(&parts[code]).await, (5_010, 0));
+    desk.shop.close().await;
+}
+
 /// A polite end under load: who is inside is served, who comes later hears so, and nothing that was said is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_polite_end_loses_nothing() {
@@ -308,6 +454,29 @@ async fn a_successor_in_the_same_house_keeps_postgres_and_the_sandbox() {
     new.signal(Signal::SIGTERM);
     assert_eq!(new.ended().await.code(), Some(0), "{}", new.log());
     assert_eq!(old.postmaster(), None, "Postgres was stopped with its last owner");
+}
+
+/// Roots that cannot be believed end the start: mail that goes nowhere would be noticed much later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roots_that_cannot_be_read_are_named() {
+    let db = TestDb::new().await;
+    let house = House::new(&[("SOUK_DATABASE__URL", &url(&db)), ("SOUK_MAIL__URL", "smtp://localhost?tls=required")]);
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n";
+    for (name, content, problem) in [
+        ("missing.pem", None, "No such file"),
+        ("empty.pem", Some("no PEM at all\n"), "holds no certificate"),
+        ("torn.pem", Some("-----BEGIN CERTIFICATE-----\nbm9"), "torn.pem: "),
+        ("none.pem", Some(no_certificate), "TLS cannot be set up"),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(house.dir().join(name), content).expect("a file");
+        }
+        let answer = house.souk(&["serve"]).env("SOUK_MAIL__ROOTS", name).output().expect("souk runs");
+        let said = err(&answer);
+        assert_eq!(answer.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.starts_with("souk: ") && last.contains("mail.roots") && last.contains(problem), "{name}: {said}");
+    }
 }
 
 /// Whoever is not allowed to is told so before anything happens.

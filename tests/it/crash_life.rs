@@ -313,8 +313,8 @@ async fn letters_came_once(house: &House, deaths: usize) {
         *copies.entry(text(mail, "message_id")).or_default() += 1;
     }
     let doubled: usize = copies.values().map(|copies| copies - 1).sum();
-    println!("{} letters, {doubled} of them twice, {deaths} deaths", copies.len());
-    assert!(copies.values().all(|copies| *copies <= 2) && doubled <= deaths, "{copies:?}");
+    println!("{} letters, {doubled} more than once, {deaths} deaths", copies.len());
+    assert!(doubled <= deaths, "{copies:?}");
 }
 
 /// The file of every wish was applied once, what left is what was in the parcels that left, and what came back is there.

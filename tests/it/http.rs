@@ -10,6 +10,7 @@ use std::{
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use souk_actors::domain::SkuId;
 
 use crate::support::{
     eventually,
@@ -55,6 +56,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/label"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/label"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/void"),
+    ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/write-off"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/ship"),
     ("post", "/v1/admin/orders/{order_id}/shipments/{shipment_id}/deliver"),
     ("get", "/v1/admin/returns"),
@@ -485,6 +487,57 @@ async fn the_shapes_of_a_sale() {
     let sums =
         ["d_on_hand", "d_reserved"].map(|field| ledger.iter().filter_map(|row| row[field].as_i64()).sum::<i64>());
     assert_eq!((sums[0], sums[1]), shop.stock(a).await);
+    shop.close().await;
+}
+
+/// Staff who have counted say what they expected to find.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_is_set_where_it_is_as_expected() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(10).await;
+    shop.place(basket(&[(&sku_id, 4)])).await;
+    let correct = async |sku_id: &str, key: &str, body: &Value| {
+        let request = shop.request(Method::POST, &format!("/v1/admin/skus/{sku_id}/stock")).bearer_auth(STAFF);
+        Answer::of(request.header("idempotency-key", key).json(body)).await.expect("an answer")
+    };
+    let counted = json!({ "set": 7, "expected": 10, "reason": "counted" });
+    let seven = json!({ "sku_id": sku_id, "on_hand": 7, "reserved": 4, "available": 3 });
+    assert_eq!(correct(&sku_id, "count", &counted).await.ok(), seven);
+    assert_eq!(correct(&sku_id, "count", &counted).await.ok(), seven, "the answer was lost, and it is asked again");
+    let ledger = shop.ledger(&sku_id).await;
+    let adjusted: Vec<_> = ledger.iter().filter(|row| row["cause"] == "adjust").collect();
+    let told = |row: &Value| (row["d_on_hand"].clone(), row["note"].clone(), row["who"].clone());
+    assert_eq!(adjusted.into_iter().map(told).collect::<Vec<_>>(), [(json!(-3), json!("counted"), json!("staff"))]);
+
+    let stale = correct(&sku_id, "stale", &counted).await;
+    stale.is_problem(409, "stock_changed");
+    assert_eq!(stale.body["on_hand"], 7);
+    let below = correct(&sku_id, "below", &json!({ "set": 3, "expected": 7, "reason": "counted" })).await;
+    below.is_problem(409, "below_reserved");
+    assert_eq!(below.body["available"], 3);
+    for unknown in [SkuId(i64::MAX).to_string(), "LAMP-1".to_owned()] {
+        correct(&unknown, "unknown", &counted).await.is_problem(404, "not_found");
+    }
+    for (wrong, field) in [
+        (json!({ "set": -1, "expected": 7, "reason": "x" }), "set"),
+        (json!({ "set": 8, "expected": -1, "reason": "x" }), "expected"),
+        (json!({ "set": 8, "reason": "x" }), "expected"),
+        (json!({ "expected": 7, "reason": "x" }), "delta"),
+        (json!({ "delta": 1, "set": 8, "expected": 7, "reason": "x" }), "delta"),
+        (json!({ "set": 8, "expected": 7, "reason": " " }), "reason"),
+    ] {
+        let answer = correct(&sku_id, "wrong", &wrong).await;
+        answer.is_problem(422, "invalid");
+        assert_eq!(answer.body["field"], field, "{wrong}: {}", answer.text);
+    }
+    let other = json!({ "set": 9, "expected": 7, "reason": "counted again" });
+    correct(&sku_id, "count", &other).await.is_problem(422, "idempotency_key_reused");
+    assert_eq!(shop.stock(&sku_id).await, (7, 4));
+
+    // what was refused leaves its key free, and what was done stays done once the stock is another
+    assert_eq!(correct(&sku_id, "stale", &other).await.ok()["on_hand"], 9);
+    assert_eq!(correct(&sku_id, "count", &counted).await.ok()["on_hand"], 9, "as it is now");
+    assert_eq!(shop.stock(&sku_id).await, (9, 4));
     shop.close().await;
 }
 

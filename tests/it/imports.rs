@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// SKUs with a code each, so many of each on hand; ids by their codes.
-async fn shelf(api: &Api, count: usize, on_hand: i64) -> BTreeMap<String, String> {
+pub(crate) async fn shelf(api: &Api, count: usize, on_hand: i64) -> BTreeMap<String, String> {
     let sku = |_| json!({ "code": fresh("PART"), "price": "1.00", "on_hand": on_hand });
     let skus: Vec<Value> = (0..count).map(sku).collect();
     let product = json!({ "name": fresh("Parts"), "currency": "USD", "skus": skus });
@@ -244,6 +244,24 @@ async fn a_line_that_can_be_applied_no_more_at_its_turn_fails_alone() {
     assert_eq!(errors(&shop, &taken).await, want.map(|(line, problem)| (line, problem.to_owned())));
     assert_eq!((shop.stock(ids[0]).await, shop.stock(ids[1]).await), ((11, 0), (9, 0)));
     assert_eq!((shop.stock(ids[2]).await, shop.stock(ids[3]).await), ((10, 6), (30, 0)));
+    shop.close().await;
+}
+
+/// How fast is the part `import` of the figures; here, that nothing of a long file is lost or done twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_line_of_a_long_file_is_a_move_of_its_own() {
+    let shop = TestShop::open().await;
+    let parts = shelf(&shop, 1_000, 10).await;
+    let mut file = "code,delta,reason\n".to_owned();
+    for round in 1..=20 {
+        file.extend(parts.keys().map(|code| format!("{code},{round},round {round}\n")));
+    }
+    let taken = bring(&shop, "all", "long", file).await.ok();
+    let done = finished(&shop, &taken).await;
+    assert_eq!((done["state"].as_str(), tally(&done)), (Some("done"), (20_000, 20_000, 0)));
+    assert_eq!(shop.count("select count(*) from ledger where cause = 'adjust'").await, 20_000);
+    let wrong = "select count(*) from stock where on_hand <> 10 + 210 or reserved <> 0";
+    assert_eq!(shop.count(wrong).await, 0, "each has its twenty rounds, once");
     shop.close().await;
 }
 

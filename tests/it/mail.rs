@@ -23,13 +23,13 @@ use crate::support::{
 };
 
 /// Mails that the sandbox has kept about an order, oldest first.
-async fn mails(bank: &Bank, placed: &Placed) -> Vec<Value> {
+pub(crate) async fn mails(bank: &Bank, placed: &Placed) -> Vec<Value> {
     let url = format!("{}/_sandbox/mail?subject={}", bank.base, placed.order_id);
     let found = Answer::of(bank.http.get(url)).await.expect("an answer").ok();
     found["mails"].as_array().expect("a list").clone()
 }
 
-async fn are_mailed(bank: &Bank, placed: &Placed, count: usize) -> Vec<Value> {
+pub(crate) async fn are_mailed(bank: &Bank, placed: &Placed, count: usize) -> Vec<Value> {
     let mut found = Vec::new();
     eventually(&format!("{count} mails about {}", placed.order_id), async || {
         found = mails(bank, placed).await;

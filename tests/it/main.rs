@@ -15,6 +15,7 @@ mod imports;
 mod journal;
 mod live_stock;
 mod mail;
+mod mail_line;
 mod merchant_webhooks;
 mod migrations;
 mod model;

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use reqwest::Method;
 use serde_json::{Value, json};
 use souk_actors::domain::{
-    Command, Inspected, OrderId, OrderStatus, PaymentSummary, Refusal, ReturnId, ReturnState, ReturnStep, SkuId, Units,
-    Wanted,
+    Command, Inspected, OrderId, OrderStatus, PaymentSummary, RefundWish, Refusal, ReturnId, ReturnState, ReturnStep,
+    SkuId, Units, Wanted,
 };
 
 use crate::support::{
     TestEngine, eventually,
     goods::{by_hand, everything, some},
     shop::{Answer, Placed, STAFF, TestShop, paid_basket},
+    usd,
 };
 
 fn wanted(lines: &[(i32, i64)]) -> Command {
@@ -101,6 +102,25 @@ async fn a_return_from_the_wish_to_the_money() {
     let told: Vec<&str> = told.iter().map(String::as_str).filter(|kind| kind.starts_with("return_")).collect();
     let story = ["requested", "approved", "sent", "received", "received", "inspected", "closed"];
     assert_eq!(told, story.map(|word| format!("return_{word}")));
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_after_a_kindness_is_paid_back_as_far_as_its_price_is_here() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(10).await;
+    let order_id = shop.delivered(&[(sku_id, 1)]).await;
+    let kindness = Command::Refund { what: RefundWish::Goodwill(usd(300)), reason: "late".into() };
+    shop.ask(order_id, kindness).await.unwrap();
+    let return_id = ReturnId(shop.ask(order_id, wanted(&[(0, 1)])).await.unwrap());
+    shop.step(order_id, return_id, ReturnStep::Approve).await.unwrap();
+    shop.receive(order_id, return_id, 0, 1).await.unwrap();
+    let all = ReturnStep::Inspect { lines: vec![verdict(0, 1, 0, 0)], refund: true };
+    shop.step(order_id, return_id, all).await.unwrap();
+    let back =
+        || async { shop.view(order_id).await.refunds.iter().map(|refund| refund.amount.minor).collect::<Vec<_>>() };
+    assert_eq!(back().await, [300, 700]);
+    eventually("all of it is back", async || shop.provider.money().1 == 1_000).await;
     shop.end().await;
 }
 

@@ -471,6 +471,145 @@ async fn a_webhook_without_the_token_is_not_shippos() {
     signed.close().await;
 }
 
+// ── a parcel abroad ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Two lamps to Berlin, and how they are sent.
+fn box_of_lamps() -> Value {
+    json!({
+        "parcel": { "length_mm": 300, "width_mm": 200, "height_mm": 100, "grams": 900 },
+        "service": { "provider": "shippo", "carrier": "ups", "token": "ups_saver", "name": "UPS Worldwide Saver" },
+    })
+}
+
+/// What customs are told of them.
+fn papers() -> Value {
+    let value = json!({ "amount": "25.00", "currency": "USD" });
+    let lamps = json!({ "description": "Brass lamp", "quantity": 2, "grams": 850, "value": value, "origin": "TR",
+        "hs_code": "9405.21" });
+    json!({ "signer": "Sam Souk", "items": [lamps] })
+}
+
+async fn as_staff(shop: &TestShop, method: Method, path: &str, body: Option<&Value>) -> Answer {
+    let request = shop.request(method, path).bearer_auth(STAFF);
+    let request = body.into_iter().fold(request, |request, body| request.json(body));
+    Answer::of(request).await.expect("an answer")
+}
+
+async fn comes_to(shop: &TestShop, placed: &Placed, shipment_id: &Value, status: &str) -> Value {
+    let path = format!("/v1/orders/{}/shipments", placed.order_id);
+    let mut found = Value::Null;
+    eventually(&format!("{shipment_id} becomes {status}"), async || {
+        let all = shop.see(&path).await.ok();
+        let mut all = all["shipments"].as_array().expect("a list").iter();
+        found = all.find(|shipment| shipment["shipment_id"] == *shipment_id).expect("it is listed").clone();
+        found["status"] == status
+    })
+    .await;
+    found
+}
+
+/// The carrier's own answer about something, by its id.
+async fn at_carrier(bank: &Bank, path: &str) -> Value {
+    let request = bank.http.get(format!("{}/shippo/{path}", bank.base));
+    Answer::of(request.header("authorization", "ShippoToken shippo_test_souk")).await.expect("an answer").ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parcel_abroad_is_declared_and_its_label_outlives_the_carriers_address() {
+    let shop = TestShop::open().await;
+    let sku_id = shop.sku(5).await;
+    let mut abroad = paid_basket(&[(&sku_id, 2)]);
+    abroad["shipping_address"] = json!({ "name": "Ada Berg", "line1": "Unter den Linden 1", "city": "Berlin",
+        "postal_code": "10117", "country": "DE" });
+    let placed = shop.place(abroad).await;
+    shop.bank.approve(&placed).await;
+    shop.becomes(&placed, "confirmed", "paid").await;
+    let shipments = format!("/v1/admin/orders/{}/shipments", placed.order_id);
+
+    // without papers nobody carries it, and staff are told why
+    let bare = shop.order_staff(&shipments, box_of_lamps()).await.ok()["shipment_id"].clone();
+    let failed = comes_to(&shop, &placed, &bare, "label_failed").await;
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("customs declaration")), "{failed}");
+    let label = format!("{shipments}/{}/label", bare.as_str().expect("an id"));
+    as_staff(&shop, Method::GET, &label, None).await.is_problem(404, "not_found");
+    let void = format!("{shipments}/{}/void", bare.as_str().expect("an id"));
+    as_staff(&shop, Method::POST, &void, None).await.ok();
+    comes_to(&shop, &placed, &bare, "voided").await;
+
+    let mut packing = box_of_lamps();
+    packing["customs"] = papers();
+    let shipment_id = shop.order_staff(&shipments, packing).await.ok()["shipment_id"].clone();
+    let labelled = comes_to(&shop, &placed, &shipment_id, "labelled").await;
+    let id = shipment_id.as_str().expect("an id");
+    let sold = shop.bank.read(&format!("shippo/transactions?metadata={id}")).await["transactions"].clone();
+    assert_eq!((sold.as_array().map(Vec::len), &sold[0]["carrier"]), (Some(1), &json!("ups")), "{sold}");
+    assert_eq!(labelled["tracking_number"], sold[0]["tracking_number"]);
+
+    let at = at_carrier(&shop.bank, &format!("shipments/{}", sold[0]["shipment"].as_str().expect("an id"))).await;
+    assert_eq!((&at["address_to"]["country"], &at["parcels"][0]["weight"]), (&json!("DE"), &json!("900")));
+    let declared = &at["customs_declaration"];
+    let expected = json!({ "certify": true, "certify_signer": "Sam Souk", "contents_type": "MERCHANDISE",
+        "non_delivery_option": "RETURN", "eel_pfc": "NOEEI_30_37_a" });
+    for (field, value) in expected.as_object().expect("an object") {
+        assert_eq!(&declared[field], value, "{field} of {declared}");
+    }
+    assert_eq!(declared["items"].as_array().map(Vec::len), Some(1), "{declared}");
+    let item =
+        at_carrier(&shop.bank, &format!("customs/items/{}", declared["items"][0].as_str().expect("an id"))).await;
+    let expected = json!({ "description": "Brass lamp", "quantity": 2, "net_weight": "850", "mass_unit": "g",
+        "value_amount": "25.00", "value_currency": "USD", "origin_country": "TR", "tariff_number": "9405.21" });
+    for (field, value) in expected.as_object().expect("an object") {
+        assert_eq!(&item[field], value, "{field} of {item}");
+    }
+
+    let label = format!("{shipments}/{id}/label");
+    eventually("the label can be printed", async || as_staff(&shop, Method::GET, &label, None).await.status == 200)
+        .await;
+    let printed = as_staff(&shop, Method::GET, &label, None).await;
+    let carriers = shop.bank.http.get(sold[0]["label_url"].as_str().expect("an address"));
+    let carriers = Answer::of(carriers.try_clone().expect("no body")).await.map(|answer| (answer, carriers));
+    let (original, again) = carriers.expect("an answer");
+    assert_eq!((printed.header("content-type"), &printed.text), ("application/pdf", &original.text));
+    assert!(
+        printed.text.starts_with("%PDF-") && printed.text.contains(sold[0]["tracking_number"].as_str().expect("one"))
+    );
+    assert_eq!((printed.header("cache-control"), printed.header("x-content-type-options")), ("no-store", "nosniff"));
+    shop.get(&label).await.is_problem(401, "unauthorised");
+
+    // a day later the carrier shows it to nobody
+    shop.bank.control("clock", json!({ "advance_ms": 25 * 3_600 * 1_000 })).await;
+    assert_eq!(Answer::of(again).await.expect("an answer").status, 403);
+    let kept = as_staff(&shop, Method::GET, &label, None).await;
+    assert_eq!((kept.status, kept.text), (200, printed.text));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn papers_that_no_form_can_hold_are_refused() {
+    let shop = TestShop::open().await;
+    let placed = shop.sold(&shop.sku(2).await).await;
+    let path = format!("/v1/admin/orders/{}/shipments", placed.order_id);
+    type Spoil = fn(&mut Value);
+    let cases: [(&str, Spoil); 7] = [
+        ("nothing in it", |papers| papers["items"] = json!([])),
+        ("no quantity", |papers| papers["items"][0]["quantity"] = json!(0)),
+        ("no weight", |papers| papers["items"][0]["grams"] = json!(0)),
+        ("less than nothing", |papers| papers["items"][0]["value"]["amount"] = json!("-1.00")),
+        ("another decimal", |papers| papers["items"][0]["value"]["amount"] = json!("1.001")),
+        ("a long signer", |papers| papers["signer"] = json!("x".repeat(101))),
+        ("a country's name", |papers| papers["items"][0]["origin"] = json!("Turkey")),
+    ];
+    for (what, spoil) in cases {
+        let mut packing = box_of_lamps();
+        packing["customs"] = papers();
+        spoil(&mut packing["customs"]);
+        let answer = shop.order_staff(&path, packing).await;
+        assert_eq!((answer.status, answer.code()), (422, "invalid"), "{what}: {}", answer.text);
+    }
+    assert_eq!(shop.count("select count(*) from shipment").await, 0);
+    shop.close().await;
+}
+
 // ── the carrier's port ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn address() -> Address {

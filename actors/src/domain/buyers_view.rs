@@ -22,6 +22,7 @@ const SEEN: &[(&str, &[&str])] = &[
     ("cancelling", &[]),
     ("cancelled", &["reason"]),
     ("lines_cancelled", &["lines"]),
+    ("not_cancelled", &[]),
     ("completed", &[]),
     // its money
     ("payment_started", &["payment_id", "provider"]),
@@ -32,6 +33,7 @@ const SEEN: &[(&str, &[&str])] = &[
     ("payment_captured", &["payment_id", "amount"]),
     ("payment_declined", &["payment_id"]),
     ("payment_failed", &["payment_id"]),
+    ("payment_given_up", &["payment_id"]),
     ("payment_mismatch", &["payment_id", "charged"]),
     ("payment_not_charged", &["payment_id"]),
     ("payment_disputed", &["payment_id"]),
@@ -51,6 +53,7 @@ const SEEN: &[(&str, &[&str])] = &[
     // its parcels
     ("shipped", OF_A_PARCEL),
     ("out_for_delivery", OF_A_PARCEL),
+    ("delivery_needs_you", OF_A_PARCEL),
     ("delivered", OF_A_PARCEL),
     ("delivery_exception", OF_A_PARCEL),
     ("returned_to_sender", OF_A_PARCEL),

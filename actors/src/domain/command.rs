@@ -29,6 +29,11 @@ pub enum Command {
         /// Which.
         shipment_id: ShipmentId,
     },
+    /// The label that its carrier keeps the money of is not used all the same: the parcel is here.
+    WriteOff {
+        /// Of which shipment.
+        shipment_id: ShipmentId,
+    },
     /// It was handed over.
     Ship {
         /// Which.

@@ -43,8 +43,11 @@ pub const MAILED: &[&str] = &[
     "expired",
     "cancelled",
     "lines_cancelled",
+    "not_cancelled",
     // its payment needs the buyer
+    "partially_paid",
     "payment_declined",
+    "payment_failed",
     "payment_mismatch",
     "approved_too_late",
     "authorisation_ended",
@@ -55,6 +58,7 @@ pub const MAILED: &[&str] = &[
     // its parcels
     "shipped",
     "out_for_delivery",
+    "delivery_needs_you",
     "delivered",
     "delivery_exception",
     "returned_to_sender",

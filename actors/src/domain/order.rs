@@ -625,7 +625,7 @@ impl Order {
             Some(PaymentState::Capturing | PaymentState::Approved) => "the payment is being taken",
             Some(PaymentState::Pending) => "the provider is reviewing the payment",
             Some(_) => "the buyer approves the payment",
-            None if self.kept_minor() > 0 => "the buyer pays the rest",
+            None if self.kept_minor() > 0 => "the buyer pays again: what is too much then goes back",
             None => "the buyer pays",
         }
     }

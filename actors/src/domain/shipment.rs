@@ -52,7 +52,7 @@ pub enum ShipmentEvent {
     VoidGranted,
     /// It does not.
     VoidRefused,
-    /// It is given up, and no label is lost.
+    /// It is given up: there is no label, or its money is lost.
     Dropped,
     /// It is with the carrier.
     Left,
@@ -79,7 +79,7 @@ impl ShipmentState {
             (S::Labelled | S::VoidRejected, E::VoidWanted) => S::Voiding,
             (S::Voiding, E::VoidGranted) => S::Voided,
             (S::Voiding, E::VoidRefused) => S::VoidRejected,
-            (S::Draft | S::LabelFailed | S::Labelled, E::Dropped) => S::Voided,
+            (S::Draft | S::LabelFailed | S::Labelled | S::VoidRejected, E::Dropped) => S::Voided,
             (S::Labelled | S::Voiding | S::VoidRejected | S::Exception, E::Left) => S::InTransit,
             (S::Labelled | S::Voiding | S::VoidRejected | S::InTransit, E::WentWrong) => S::Exception,
             (S::Labelled | S::Voiding | S::VoidRejected | S::InTransit | S::Exception, E::TurnedBack) => {

@@ -170,7 +170,7 @@ impl Engine {
         let changes = Changes { subscriptions: vec![subscription.clone()], ..Changes::default() };
         entry.changes = Some(Box::new(changes));
         let believe = self.context.news.believe(subscription.clone(), one_at_a_time);
-        match self.context.journal.commit_and(entry, believe).await? {
+        match self.context.journal.commit_and(entry, |verdict| believe(verdict == Verdict::Committed)).await? {
             Verdict::Committed => Ok((subscription, false)),
             Verdict::Superseded => Err(Refusal::Superseded),
             Verdict::KeyTaken => Err(Refusal::KeyReused), // by another command, just now

@@ -6,7 +6,7 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use souk_actors::{
-    domain::{Money, OrderStatus, SkuId},
+    domain::{Money, OrderStatus, PaymentSummary, SkuId},
     ports::Notice,
     store::read::{LineView, OrderView},
 };
@@ -41,7 +41,10 @@ letters! {
     "expired" "expired.txt" true,
     "cancelled" "cancelled.txt" true,
     "lines_cancelled" "lines_cancelled.txt" true,
+    "not_cancelled" "not_cancelled.txt" true,
+    "partially_paid" "partially_paid.txt" true,
     "payment_declined" "payment_declined.txt" true,
+    "payment_failed" "payment_failed.txt" true,
     "payment_mismatch" "payment_mismatch.txt" true,
     "approved_too_late" "approved_too_late.txt" true,
     "authorisation_ended" "authorisation_ended.txt" true,
@@ -50,6 +53,7 @@ letters! {
     "refund_failed" "refund_failed.txt" false,
     "shipped" "shipped.txt" false,
     "out_for_delivery" "out_for_delivery.txt" false,
+    "delivery_needs_you" "delivery_needs_you.txt" false,
     "delivered" "delivered.txt" false,
     "delivery_exception" "delivery_exception.txt" false,
     "returned_to_sender" "returned_to_sender.txt" false,
@@ -64,10 +68,12 @@ struct Facts {
     reference: String,
     total: String,
     free: bool,
+    /// Whether its money is reserved, and not taken yet.
+    reserved: bool,
     /// Whether the order waits for a payment, and until when.
     payable: bool,
     deadline: String,
-    /// Of a refund.
+    /// Of a refund, or what has come so far.
     amount: String,
     because: &'static str,
     /// Whether the parcel holds all of the order.
@@ -86,9 +92,10 @@ impl Facts {
             reference: order.order_id.to_string(),
             total: order.total.to_string(),
             free: order.total.minor == 0,
+            reserved: order.payment_status == PaymentSummary::Authorised,
             payable: order.status == OrderStatus::AwaitingPayment,
             deadline: moment(order.hold_expires_at),
-            amount: money(&data["amount"]),
+            amount: money(data.get("paid").unwrap_or(&data["amount"])),
             because: because(text(data, "reason")),
             complete: data["partial"] != true,
             parcel: parcel(data),

@@ -19,8 +19,12 @@ use lettre::{
         Mailbox, MultiPart,
         header::{HeaderName, HeaderValue},
     },
-    transport::smtp::{authentication::Credentials, client::TlsParameters},
+    transport::smtp::{
+        authentication::Credentials,
+        client::{Certificate, TlsParameters},
+    },
 };
+use rustls_pki_types::CertificateDer;
 use souk_actors::{
     domain::{Channel, NoticeId, OrderId, SkuId},
     ports::{Delivery, Notice, Notifier, SendError},
@@ -47,6 +51,8 @@ pub struct Settings {
     pub user: String,
     /// With what.
     pub password: Secret,
+    /// What the server's certificate may lead to, besides the system's roots.
+    pub roots: Vec<CertificateDer<'static>>,
     /// From whom, e.g. `Souk <orders@shop.example>`.
     pub from: String,
     /// The longest that one step of a conversation may take.
@@ -128,7 +134,7 @@ fn line(settings: Settings) -> Result<Line, SettingsError> {
         return Err(wrong("names nobody: that is what user and password are for"));
     }
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("names no host"))?.to_owned();
-    let tls = || TlsParameters::new(host.clone()).map_err(|error| wrong(&format!("TLS cannot be set up: {error}")));
+    let tls = || believing(&host, &settings.roots);
     let (privacy, usual) = match (url.scheme(), url.query()) {
         ("smtps", None) => (Privacy::Tls(tls()?), 465),
         ("smtp", Some("tls=required")) => (Privacy::StartTls(tls()?), 587),
@@ -140,6 +146,16 @@ fn line(settings: Settings) -> Result<Line, SettingsError> {
         (!settings.user.is_empty()).then(|| Credentials::new(settings.user, settings.password.expose().to_owned()));
     let port = url.port().unwrap_or(usual);
     Ok(Line { host, port, privacy, credentials, timeout: settings.timeout, kept: Mutex::default() })
+}
+
+/// Encryption with a host that shows a certificate of the system's roots, or of these.
+fn believing(host: &str, roots: &[CertificateDer<'static>]) -> Result<TlsParameters, SettingsError> {
+    let wrong = |error| SettingsError::new("roots", format!("TLS cannot be set up: {error}"));
+    let mut parameters = TlsParameters::builder(host.to_owned());
+    for root in roots {
+        parameters = parameters.add_root_certificate(Certificate::from_der(root.to_vec()).map_err(wrong)?);
+    }
+    parameters.build_rustls().map_err(wrong)
 }
 
 /// A scheme that `url` does not know leaves an address a mere name.
@@ -168,6 +184,7 @@ mod tests {
             url: url.to_owned(),
             user: String::new(),
             password: "".into(),
+            roots: Vec::new(),
             from: "Souk <a@b.example>".to_owned(),
             timeout: Duration::from_secs(1),
         })

@@ -51,7 +51,10 @@ const LONGEST_FILE: usize = 10 * 1024 * 1024;
 /// Labels that are read at once when one is looked for.
 const PAGE: usize = 100;
 /// Past so many labels nobody can say any more whether one was bought, and nobody buys a second one.
-const MOST_PAGES: usize = 100;
+const MOST_PAGES: usize = 1_000;
+/// Shippo gives lists out fifty times a minute: a search that has begun waits for that, rather than begin again.
+const MOST_PAUSES: usize = 60;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Shippo's clock and ours, and a shipment's id that runs ahead of time in a busy shop.
 const LEEWAY: TimeDelta = TimeDelta::days(1);
 /// Quotes and checks of addresses are asked for by anybody; so many at once, and no more, reach Shippo.
@@ -330,9 +333,15 @@ impl Carrier for Shippo {
     async fn find(&self, shipment_id: ShipmentId) -> Result<Vec<Label>, ProviderError> {
         let metadata = shipment_id.to_string();
         let mut found: Vec<Transaction> = Vec::new();
+        let mut pauses = 0;
         for number in 1..=MOST_PAGES {
             let query = [("page", number.to_string()), ("results", PAGE.to_string())];
-            let answer = self.send(Call { query: &query, ..Call::get("find", &["transactions"]) }).await?;
+            let mut answer = self.send(Call { query: &query, ..Call::get("find", &["transactions"]) }).await?;
+            while answer.status == StatusCode::TOO_MANY_REQUESTS && number > 1 && pauses < MOST_PAUSES {
+                pauses += 1;
+                tokio::time::sleep(answer.retry_after.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE)).await;
+                answer = self.send(Call { query: &query, ..Call::get("find", &["transactions"]) }).await?;
+            }
             if answer.status != StatusCode::OK {
                 return Err(errors::refusal(&answer));
             }

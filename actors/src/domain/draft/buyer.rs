@@ -61,7 +61,7 @@ impl Draft<'_> {
             open.filter_map(|task| Some((task.id, task.about.payment_id()?))).collect();
         for (task_id, payment_id) in open {
             self.close_task(task_id, TaskState::Failed, Some("the order is over".to_owned()));
-            self.dead(payment_id, "the order is over");
+            self.fails(payment_id, "payment_given_up", json!({ "payment_id": payment_id }));
         }
     }
 }

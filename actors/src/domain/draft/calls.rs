@@ -100,6 +100,11 @@ impl Draft<'_> {
                 }
             }
             ProviderError::Dead(why) | ProviderError::Rejected(why) | ProviderError::TakenBack(why) => {
+                if let ProviderError::Rejected(why) = error {
+                    // our call or the account is wrong, and the next order's will be too
+                    let payment_id = task.about.payment_id();
+                    self.event("needs_review", json!({ "payment_id": payment_id, "why": printable(why) }));
+                }
                 self.close_task(task_id, TaskState::Failed, Some(error.to_string()));
                 if let Some(payment_id) = task.about.payment_id() {
                     self.dead(payment_id, &printable(why));

@@ -148,7 +148,11 @@ impl Draft<'_> {
         let released = |line: i32| self.order.units(line, |state| state == PartState::Released);
         let lines = self.order.lines().map(|line| Units { line: line.line, quantity: released(line.line) });
         let lines: Vec<Units> = lines.filter(|units| units.quantity > 0).collect();
-        self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
+        if lines.is_empty() {
+            self.event("not_cancelled", json!({ "reason": "it is on its way" }));
+        } else {
+            self.event("lines_cancelled", json!({ "lines": lines, "reason": "the rest is on its way" }));
+        }
         self.give_back_cancelled(self.not_due(), freed, "cancelled");
     }
 

@@ -3,12 +3,34 @@
 use serde_json::json;
 
 use super::Draft;
-use crate::domain::{OrderStatus, PaymentId, PaymentState};
+use crate::domain::{Order, OrderStatus, PaymentId, PaymentState, Standing};
 
-/// Why an order is held back by a dispute, until that is decided.
-pub(super) const DISPUTED: &str = "disputed";
+/// Why an order is held back of whose money a part came, and nobody reserves the rest.
+pub(super) const PARTIALLY_PAID: &str = "partially_paid";
 /// Why an order is held back whose money was taken back.
 const REVERSED: &str = "reversed";
+/// Why an order is held back by a dispute, until that is decided.
+const DISPUTED: &str = "disputed";
+
+/// What of a confirmed order's money holds it back, and whether that stands.
+const REASONS: [(&str, fn(&Order) -> bool); 3] =
+    [(PARTIALLY_PAID, is_partially_paid), (REVERSED, is_taken_back), (DISPUTED, is_disputed)];
+
+fn is_partially_paid(order: &Order) -> bool {
+    let captures = order.captures();
+    let here = captures.iter().any(|capture| capture.standing == Standing::Taken);
+    here && !order.is_paid() && order.authorised().is_none() && !is_taken_back(order)
+}
+
+fn is_taken_back(order: &Order) -> bool {
+    let captures = order.captures();
+    let stands = |standing| captures.iter().any(|capture| capture.standing == standing);
+    stands(Standing::Cut) || (stands(Standing::Gone) && !order.is_paid())
+}
+
+fn is_disputed(order: &Order) -> bool {
+    order.payments.iter().any(|payment| payment.state == PaymentState::Disputed)
+}
 
 impl Draft<'_> {
     /// The buyer disputes what is here: nothing more leaves until that is decided.
@@ -19,11 +41,21 @@ impl Draft<'_> {
         self.hold_back(DISPUTED);
     }
 
-    /// Nothing more leaves; another reason for that stays as it is.
+    /// Nothing more leaves. Another reason for that stays as it is: this one is looked for again when that is over.
     pub(super) fn hold_back(&mut self, reason: &str) {
-        if self.order.status == OrderStatus::Confirmed && self.order.hold_reason.is_none() {
-            self.order.hold_reason = Some(reason.to_owned());
+        if self.order.status == OrderStatus::Confirmed && self.order.hold_reason.as_deref() != Some(reason) {
+            self.order.hold_reason.get_or_insert_with(|| reason.to_owned());
             self.event("held_back", json!({ "reason": reason }));
+        }
+    }
+
+    /// A reason for holding the order back is over, and its money may be another. Staff who overrule one overrule those
+    /// before it too: they come to an end.
+    pub(super) fn hold_for_money(&mut self, overruled: Option<&str>) {
+        let known = REASONS.iter().position(|(reason, _)| Some(*reason) == overruled);
+        let left = REASONS.iter().skip(known.map_or(0, |at| at + 1));
+        if let Some((reason, _)) = left.filter(|(_, stands)| stands(&self.order)).next() {
+            self.hold_back(reason);
         }
     }
 
@@ -89,15 +121,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Staff let go what they held back: a dispute that is still open holds it on.
-    pub(super) fn hold_while_disputed(&mut self) {
-        if self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed) {
-            self.hold_back(DISPUTED);
-        }
-    }
-
     fn lift_disputed(&mut self) {
-        if !self.order.payments.iter().any(|payment| payment.state == PaymentState::Disputed) {
+        if !is_disputed(&self.order) {
             self.lift(DISPUTED);
         }
     }
@@ -106,6 +131,7 @@ impl Draft<'_> {
         if self.order.hold_reason.as_deref() == Some(reason) {
             self.order.hold_reason = None;
             self.event("released", json!({ "reason": reason }));
+            self.hold_for_money(None);
         }
     }
 

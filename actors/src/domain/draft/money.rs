@@ -3,14 +3,11 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::Draft;
+use super::{Draft, disputes::PARTIALLY_PAID};
 use crate::domain::{
     Fact, FactKind, FactStatus, Money, OrderStatus, Part, PartState, Payment, PaymentEvent, PaymentId, PaymentState,
     Restock, TaskState, change::Cause,
 };
-
-/// Why an order is held back of whose reserved money only a part was taken.
-const PARTIALLY_PAID: &str = "partially_paid";
 
 impl Draft<'_> {
     /// Takes a provider's facts in; says what stock they ask for. The caller tries to hold it and reports with
@@ -297,10 +294,14 @@ impl Draft<'_> {
     }
 
     pub(super) fn dead(&mut self, payment_id: PaymentId, why: &str) {
+        self.fails(payment_id, "payment_failed", json!({ "payment_id": payment_id, "why": why }));
+    }
+
+    pub(super) fn fails(&mut self, payment_id: PaymentId, kind: &'static str, told: serde_json::Value) {
         let open = self.order.payments.iter().any(|payment| payment.id == payment_id && payment.is_live());
         if open {
             self.set_payment(payment_id, PaymentState::Failed);
-            self.event("payment_failed", json!({ "payment_id": payment_id, "why": why }));
+            self.event(kind, told);
             self.came_to_nothing();
         }
     }

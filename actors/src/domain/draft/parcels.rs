@@ -14,6 +14,17 @@ use crate::domain::{
 
 /// How long a purchase whose end nobody heard of is only looked for: a carrier may still be at it after we have hung up.
 const QUIET: TimeDelta = TimeDelta::minutes(2);
+/// What carriers say of a parcel that travels and cannot go on without its buyer, in Shippo's words.
+const NEEDS_BUYER: [&str; 8] = [
+    "address_issue",
+    "contact_carrier",
+    "delivery_attempted",
+    "location_inaccessible",
+    "notice_left",
+    "package_held",
+    "pickup_available",
+    "reschedule_delivery",
+];
 /// When labels beside a shipment's own are looked for, after a purchase that was in doubt: at once, and twice later.
 const SWEEPS: [TimeDelta; 2] = [TimeDelta::minutes(15), TimeDelta::days(1)];
 
@@ -110,6 +121,21 @@ impl Draft<'_> {
             | ShipmentState::ReturnedToSender
             | ShipmentState::Delivered => Err(self.not_now("the parcel has left")),
         }
+    }
+
+    /// The carrier does not take the label back, and the parcel is here all the same: its units are free again, and the
+    /// label's money is lost. Who says so has seen the parcel, for a label that is in use is not taken back either.
+    pub(super) fn write_off(&mut self, shipment_id: ShipmentId) -> Result<(), Refusal> {
+        match self.shipment(shipment_id)?.state {
+            ShipmentState::Voided => return Ok(()),
+            ShipmentState::VoidRejected => {}
+            _ => return Err(self.not_now("its carrier has not refused to take the label back")),
+        }
+        let cost = self.shipment(shipment_id)?.cost;
+        self.advance(shipment_id, ShipmentEvent::Dropped);
+        self.parcel_event(shipment_id, "label_written_off", json!({ "cost": cost }));
+        self.sweep_if_doubted(shipment_id);
+        Ok(())
     }
 
     /// Gives a shipment up that has not left: at once where there is no label, else when the carrier has decided.
@@ -409,13 +435,25 @@ impl Draft<'_> {
             TrackingStatus::Delivered => ShipmentEvent::Arrived,
         };
         self.leave(shipment_id, event);
-        let out = now.substatus.as_deref() == Some("out_for_delivery");
-        if out && now.status == TrackingStatus::Transit && fresh.contains(&now) {
-            self.parcel_event(shipment_id, "out_for_delivery", json!({}));
+        if now.status == TrackingStatus::Transit && fresh.contains(&now) {
+            self.tell_on_the_way(shipment_id, &now, fresh);
         }
         let turned = self.shipment(shipment_id).is_ok_and(|own| own.state == ShipmentState::ReturnedToSender);
         if comes_back || turned {
             self.await_back(shipment_id);
+        }
+    }
+
+    /// What is worth telling of a parcel that travels: that it comes today, and what asks something of the buyer, each once.
+    fn tell_on_the_way(&mut self, shipment_id: ShipmentId, now: &Tracking, fresh: &[Tracking]) {
+        let Some(word) = now.substatus.as_deref() else { return };
+        let before = |fact: &&Tracking| fact.substatus == now.substatus && !fresh.contains(fact);
+        let told = self.shipment(shipment_id).is_ok_and(|shipment| shipment.facts.iter().any(|fact| before(&fact)));
+        if word == "out_for_delivery" {
+            self.parcel_event(shipment_id, "out_for_delivery", json!({}));
+        } else if NEEDS_BUYER.contains(&word) && !told {
+            let said = self.last_word(shipment_id);
+            self.parcel_event(shipment_id, "delivery_needs_you", said);
         }
     }
 

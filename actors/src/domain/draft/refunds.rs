@@ -33,7 +33,22 @@ impl Draft<'_> {
     pub(super) fn refund_by_wish(&mut self, what: &RefundWish, reason: &str) -> Result<i64, Refusal> {
         let left = self.order.kept_minor();
         let (minor, kind, lines) = self.price(what, left)?;
-        if minor > left || minor == 0 {
+        if minor > left {
+            return Err(Refusal::RefundExceeds { limit: RefundLimit::Captured, left });
+        }
+        self.refund_priced(minor, kind, lines, reason)
+    }
+
+    /// Goods that came back are paid back as far as their price is still here: a kindness may have gone before.
+    pub(super) fn refund_returned(&mut self, lines: Vec<Units>) -> Result<i64, Refusal> {
+        let left = self.order.kept_minor();
+        let (minor, kind, lines) = self.price(&RefundWish::Lines(lines), left)?;
+        self.refund_priced(minor.min(left), kind, lines, "returned")
+    }
+
+    fn refund_priced(&mut self, minor: i64, kind: RefundKind, lines: Vec<Units>, reason: &str) -> Result<i64, Refusal> {
+        if minor == 0 {
+            let left = self.order.kept_minor();
             return Err(Refusal::RefundExceeds { limit: RefundLimit::Captured, left });
         }
         let command_id = self.next_id();

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Draft, parcels::units_of};
 use crate::domain::{
-    Inspected, Invalid, OrderStatus, PartState, RefundWish, Refusal, Return, ReturnId, ReturnLine, ReturnState,
-    ReturnStep, Units, Wanted, change::Cause,
+    Inspected, Invalid, OrderStatus, PartState, Refusal, Return, ReturnId, ReturnLine, ReturnState, ReturnStep, Units,
+    Wanted, change::Cause,
 };
 
 impl Draft<'_> {
@@ -167,7 +167,7 @@ impl Draft<'_> {
         if arrived.is_empty() {
             return Err(self.not_now("nothing of it arrived"));
         }
-        let command_id = self.refund_by_wish(&RefundWish::Lines(arrived), "returned")?;
+        let command_id = self.refund_returned(arrived)?;
         if let Some(goods) = self.order.returns.iter_mut().find(|goods| goods.id == return_id) {
             goods.refund_command = Some(command_id);
         }

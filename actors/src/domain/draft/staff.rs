@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Draft, disputes::DISPUTED};
+use super::Draft;
 use crate::domain::{Command, OrderStatus, Refusal};
 
 impl Draft<'_> {
@@ -24,6 +24,7 @@ impl Draft<'_> {
             Command::Pack(packing) => self.pack(packing).map(Some),
             Command::BuyLabel { shipment_id } => self.retry_label(*shipment_id).map(|()| None),
             Command::VoidLabel { shipment_id } => self.call_off(*shipment_id).map(|()| None),
+            Command::WriteOff { shipment_id } => self.write_off(*shipment_id).map(|()| None),
             Command::Ship { shipment_id } => self.hand_over(*shipment_id).map(|()| None),
             Command::Deliver { shipment_id } => self.handed_out(*shipment_id).map(|()| None),
             Command::AskReturn { lines, note } => self.ask_return(lines, note.as_deref()).map(Some),
@@ -52,9 +53,7 @@ impl Draft<'_> {
             return Err(self.not_now("it is not held back"));
         };
         self.event("released", json!({ "reason": reason }));
-        if reason != DISPUTED {
-            self.hold_while_disputed(); // unless it is the dispute that they overrule
-        }
+        self.hold_for_money(Some(&reason));
         Ok(())
     }
 

@@ -245,6 +245,38 @@ fn money_of_what_came_free_goes_back_at_once_and_the_rest_when_the_carrier_has_d
     assert_eq!((story.order.status, story.back()), (OrderStatus::Cancelled, 1_000));
 }
 
+#[test]
+fn a_label_that_its_carrier_keeps_is_written_off_by_who_has_seen_the_parcel() {
+    let mut story = Story::paid().labelled();
+    let parcel = ShipmentId(50);
+    let too_early = story.staff(Command::WriteOff { shipment_id: parcel });
+    assert!(matches!(too_early, Err(Refusal::NotNow { .. })), "{too_early:?}");
+    story.call_off(None);
+    story.void_is(Void::Rejected);
+    assert_eq!((story.order.status, story.back()), (OrderStatus::Confirmed, 500), "it may be on its way");
+    for _ in 0..2 {
+        story.staff(Command::WriteOff { shipment_id: parcel }).expect("its carrier has refused");
+    }
+    story.call_off(None);
+    story.gives_all_back();
+    assert_eq!((story.order.status, story.back()), (OrderStatus::Cancelled, 1_000));
+}
+
+#[test]
+fn a_cancel_that_comes_to_nothing_tells_the_buyer_so_and_names_no_line() {
+    let mut story = Story::paid().labelled();
+    story.order.shipments[0].lines.push(ShipmentLine { line: 0, sku_id: SkuId(1), quantity: 1 });
+    story.call_off(None);
+    let task = story.task(TaskKind::VoidLabel).expect("the carrier is asked");
+    let told = story.decides(|draft| {
+        draft.void_answered(&task, Void::Rejected);
+        draft.follow_up();
+        draft.changes.events.iter().map(|event| event.kind).collect::<Vec<_>>()
+    });
+    assert!(told.contains(&"not_cancelled") && !told.contains(&"lines_cancelled"), "{told:?}");
+    assert_eq!((story.order.status, story.back()), (OrderStatus::Confirmed, 0));
+}
+
 // ── whose refund it is ───────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -462,6 +494,44 @@ fn staff_who_let_go_what_they_held_do_not_overrule_a_dispute() {
     assert_eq!(story.hold(), Some("disputed"));
     story.staff(Command::Release).expect("it is held");
     assert_eq!(story.hold(), None, "now they know");
+}
+
+#[test]
+fn a_reason_of_the_money_that_another_hid_holds_the_order_when_that_is_gone() {
+    // whichever comes first
+    for staff_first in [true, false] {
+        let mut story = Story::paid();
+        let hold = |story: &mut Story| story.staff(Command::Hold { reason: "address".into() }).expect("it can be held");
+        if staff_first {
+            hold(&mut story);
+        }
+        let part =
+            [by_hand("REV", FactStatus::Completed, 300, 30), captured("CAP", FactStatus::PartiallyReversed, 1_000, 30)];
+        story.is_told(part.to_vec());
+        if !staff_first {
+            hold(&mut story);
+        }
+        story.staff(Command::Release).expect("it is held");
+        assert_eq!(story.hold(), Some("reversed"), "staff first: {staff_first}");
+        story.staff(Command::Release).expect("it is held");
+        assert_eq!(story.hold(), None, "now they know");
+    }
+}
+
+#[test]
+fn staff_who_overrule_one_reason_after_the_other_come_to_an_end() {
+    let mut story = Story::paid();
+    story.is_told(vec![disputed(FactStatus::Open, 300, 30)]);
+    let part =
+        [by_hand("REV", FactStatus::Completed, 300, 31), captured("CAP", FactStatus::PartiallyReversed, 1_000, 31)];
+    story.is_told(part.to_vec());
+    let mut seen = Vec::new();
+    while let Some(reason) = story.hold().map(str::to_owned) {
+        assert!(!seen.contains(&reason), "{reason} after {seen:?}");
+        seen.push(reason);
+        story.staff(Command::Release).expect("it is held");
+    }
+    assert_eq!(seen.last().map(String::as_str), Some("disputed"));
 }
 
 #[test]

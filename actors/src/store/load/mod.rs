@@ -127,12 +127,15 @@ pub(crate) async fn locate(
     names: &Locator,
 ) -> Result<Option<(OrderId, PaymentId, Option<String>)>, sqlx::Error> {
     let payment_id = names.payment_id.as_deref().and_then(|text| text.parse::<PaymentId>().ok()).map(|id| id.0);
+    // one look-up a name: asked for all of them together, Postgres may read every payment of the provider
     sqlx::query_as(
-        "select order_id, id, provider_order_id from payment where provider = $1 and (
-             provider_order_id = $2
-             or id = (select payment_id from payment_fact where object_id = $3 limit 1)
-             or id = $4)
-         order by (provider_order_id = $2) desc nulls last limit 1",
+        "select order_id, id, provider_order_id from (
+             (select 1 as rank, * from payment where provider = $1 and provider_order_id = $2 limit 1)
+             union all
+             (select 2, payment.* from payment_fact f join payment on payment.id = f.payment_id where f.object_id = $3 limit 1)
+             union all
+             (select 3, * from payment where id = $4 limit 1)
+         ) found where provider = $1 order by rank limit 1",
     )
     .bind(provider)
     .bind(names.provider_order_id.as_deref())

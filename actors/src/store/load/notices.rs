@@ -22,6 +22,9 @@ pub(crate) struct Due {
 
 /// News that are due by one way out, to each receiver as many as it has room for; 0 is the receiver of mail. A row is due
 /// when no earlier live one tells the same receiver of the same order: what was given up does not stand in the way.
+///
+/// A sale leaves thousands of rows due at once, and this is asked for every few of them: it reads the first of `outbox_due`
+/// and stops. A condition that Postgres may turn into a join (`not exists`) compared all of them with all.
 pub(crate) async fn due(
     pool: &PgPool,
     channel: Channel,
@@ -36,10 +39,11 @@ pub(crate) async fn due(
          cross join lateral (
              select * from outbox due
              where due.channel = $1 and due.subscription_id = receiver.id and due.state = 'open' and due.next_at <= $4
-                 and due.id <> all ($5) and not exists (
-                     select from outbox earlier
+                 and due.id <> all ($5) and due.id = (
+                     select earlier.id from outbox earlier
                      where earlier.channel = due.channel and earlier.subscription_id = due.subscription_id
-                         and earlier.order_id = due.order_id and earlier.state = 'open' and earlier.id < due.id)
+                         and earlier.order_id = due.order_id and earlier.state = 'open'
+                     order by earlier.id limit 1)
              order by due.next_at, due.id limit receiver.room
          ) o
          left join order_event e on e.order_id = o.order_id and e.seq = o.event_seq",
