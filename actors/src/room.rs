@@ -447,8 +447,8 @@ impl Keeper {
         })
     }
 
-    /// What there is: of each SKU no more than the sale has left of it. Unpaid orders outside the sale count among those that
-    /// may come back, so the end is told a little late rather than too early.
+    /// What there is: of each SKU no more than the sale has left of it. What may come back to it are its own unpaid orders, and
+    /// others as far as it has something left that is not there.
     fn outlook(&self, sale: &Sale, now: DateTime<Utc>) -> Outlook {
         let (mut available, mut may_return, mut all_known) = (0, 0, true);
         for item in &sale.items {
@@ -456,8 +456,10 @@ impl Keeper {
                 all_known = false; // its actor is being woken
                 continue;
             };
-            available += counters.available().min(item.quantity - sold).max(0);
-            may_return += counters.unpaid.min(sold);
+            let left = (item.quantity - sold.units).max(0);
+            let there = counters.available().clamp(0, left);
+            available += there;
+            may_return += sold.unpaid + (counters.unpaid - sold.unpaid).clamp(0, left - there);
         }
         let running = sale.phase(now) == SalePhase::Running;
         Outlook { available, may_return, sold_out: running && all_known && available + may_return == 0, over: false }

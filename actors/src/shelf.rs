@@ -10,7 +10,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::{
-    Book, Counters, Customer, NoShare, Offer, Refusal, Sale, SaleId, SaleItem, SaleShare, Short, SkuId, Tally, Used,
+    Book, Counters, Customer, NoShare, Offer, Refusal, Sale, SaleId, SaleItem, SaleShare, Short, SkuId, Sold, Tally,
+    Used,
 };
 
 /// One SKU's book. Its actor alone promises from it; the journal writes committed counters in; dropping a [`Hold`] takes a
@@ -87,12 +88,15 @@ impl From<Short> for NoHold {
     }
 }
 
-/// What a commit changed of a sale's tally: so many units more were sold, or, below zero, came back.
+/// What a commit changed of a sale's tally.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShareMove {
     pub sku_id: SkuId,
     pub share: SaleShare,
+    /// So many units more were sold, or, below zero, came back.
     pub units: i64,
+    /// So many more of those that are sold are not paid, or, below zero, were paid or came back.
+    pub unpaid: i64,
 }
 
 /// A count that is under way; dropped before it has come to its end it has counted nothing.
@@ -112,7 +116,7 @@ impl Counting<'_> {
             let tally = tallies.by_sale.entry(sale_id).or_default();
             before.push(tally.restart(sold, used));
             let since = heard.iter().filter(|(version, moved)| *version > as_of && moved.share.sale_id == sale_id);
-            since.for_each(|(_, moved)| tally.learn(moved.units, moved.share.customer));
+            since.for_each(|(_, moved)| tally.learn(moved.units, moved.unpaid, moved.share.customer));
         }
         drop(inner);
         drop(before);
@@ -195,10 +199,10 @@ impl Shelf {
 
     /// The counters, and what a sale has sold, as of one commit; none like [`Shelf::committed`].
     #[must_use]
-    pub(crate) fn committed_in(&self, sale_id: SaleId) -> Option<(Counters, i64)> {
+    pub(crate) fn committed_in(&self, sale_id: SaleId) -> Option<(Counters, Sold)> {
         let inner = self.lock();
         let counters = inner.book.filter(|_| inner.counted)?.committed();
-        Some((counters, inner.sold_in(sale_id)))
+        Some((counters, inner.tally(sale_id).map(Tally::committed).unwrap_or_default()))
     }
 
     /// Units promised and not settled.
@@ -283,7 +287,7 @@ impl Inner {
                 None if moved.units > 0 => tallies.by_sale.entry(sale_id).or_default(),
                 None => continue,
             };
-            tally.learn(moved.units, customer);
+            tally.learn(moved.units, moved.unpaid, customer);
         }
     }
 
@@ -292,7 +296,7 @@ impl Inner {
     }
 
     fn sold_in(&self, sale_id: SaleId) -> i64 {
-        self.tally(sale_id).map_or(0, Tally::sold)
+        self.tally(sale_id).map_or(0, |tally| tally.committed().units)
     }
 
     /// How the units would be had, if they were quoted as they are sold now.
@@ -353,7 +357,7 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Counted {
     pub sale_id: SaleId,
-    pub sold: i64,
+    pub sold: Sold,
     pub used: Used,
 }
 
@@ -433,11 +437,15 @@ mod tests {
 
     fn sold(units: i64) -> [ShareMove; 1] {
         let customer = Some(Customer::guest(&"ann@a.b".parse().expect("an address")));
-        [ShareMove { sku_id: SkuId(1), share: SaleShare { sale_id: SALE, customer }, units }]
+        [ShareMove { sku_id: SkuId(1), share: SaleShare { sale_id: SALE, customer }, units, unpaid: units }]
     }
 
-    fn counted(sold: i64) -> Vec<Counted> {
-        vec![Counted { sale_id: SALE, sold, used: Used::new() }]
+    fn unpaid(units: i64) -> Sold {
+        Sold { units, unpaid: units }
+    }
+
+    fn counted(units: i64) -> Vec<Counted> {
+        vec![Counted { sale_id: SALE, sold: unpaid(units), used: Used::new() }]
     }
 
     #[test]
@@ -450,13 +458,13 @@ mod tests {
         assert_eq!(shelf.committed(), None, "nobody sees what is not counted");
         // Postgres was asked between the two
         counting.ends(5, counted(11));
-        assert_eq!(shelf.committed_in(SALE), Some((counters(6), 13)));
+        assert_eq!(shelf.committed_in(SALE), Some((counters(6), unpaid(13))));
         shelf.learn(counters(7), &sold(-1));
         assert_eq!(shelf.sold_in(SALE), 12);
         // and one that fails leaves everything as it is
         drop(shelf.count());
         shelf.learn(counters(8), &sold(1));
-        assert_eq!(shelf.committed_in(SALE), Some((counters(8), 13)));
+        assert_eq!(shelf.committed_in(SALE), Some((counters(8), unpaid(13))));
         // news that comes after the count of it is in it already
         shelf.count().ends(9, counted(20));
         shelf.learn(counters(9), &sold(7));

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     clock::Clock,
     directory::{Cell, Directory, Envelope, Kind},
-    domain::{Counters, Refusal, Sale, SaleId, SkuId},
+    domain::{Counters, Refusal, Sale, SaleId, SkuId, Sold},
     error,
     faults::Faults,
     sales::Sales,
@@ -111,8 +111,8 @@ impl Skus {
         Some(self.0.find(sku_id)?.shared.sold_in(sale_id))
     }
 
-    /// The counters that the SKU's actor has in memory, and the units that a sale has sold; none while nobody is in.
-    pub(crate) fn committed_in(&self, sku_id: SkuId, sale_id: SaleId) -> Option<(Counters, i64)> {
+    /// The counters that the SKU's actor has in memory, and what a sale has sold; none while nobody is in.
+    pub(crate) fn committed_in(&self, sku_id: SkuId, sale_id: SaleId) -> Option<(Counters, Sold)> {
         self.0.find(sku_id)?.shared.committed_in(sale_id)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     support::{
         PATIENCE, eventually,
         house::House,
-        shop::{Answer, Api, HOLD, TestShop, basket, fresh, paid_basket},
+        shop::{Answer, Api, HOLD, Placed, TestShop, basket, fresh, paid_basket},
     },
 };
 
@@ -31,7 +31,12 @@ struct Sale {
 impl Sale {
     /// It starts after so many seconds, and runs for a day.
     async fn make(api: &Api, units: i64, starts_in: i64) -> Self {
-        let sku_id = api.sku(units).await;
+        Self::of_some(api, units, units, starts_in).await
+    }
+
+    /// The same of some of what there is.
+    async fn of_some(api: &Api, on_hand: i64, units: i64, starts_in: i64) -> Self {
+        let sku_id = api.sku(on_hand).await;
         let starts_at = Clock::default().now() + TimeDelta::seconds(starts_in);
         let price = json!({ "amount": "9.99", "currency": "USD" });
         let mut body = json!({
@@ -87,6 +92,15 @@ impl Sale {
     /// One unit for a guest, with what it shows.
     async fn buy(&self, api: &Api, guest: &Guest) -> Answer {
         self.buy_as(api, guest, &guest.ticket, &guest.session, &fresh("key")).await
+    }
+
+    /// One unit for a guest, announced to the provider.
+    async fn pays(&self, api: &Api, guest: &Guest) -> Placed {
+        let mut body = paid_basket(&[(&self.sku_id, 1)]);
+        body["email"] = guest.email.as_str().into();
+        let request = api.request(Method::POST, "/v1/checkouts").header("idempotency-key", fresh("key")).json(&body);
+        let request = request.header("souk-ticket", &guest.ticket).header("souk-session", &guest.session);
+        Placed::of(&Answer::of(request).await.expect("an answer").ok())
     }
 
     async fn buy_as(&self, api: &Api, guest: &Guest, ticket: &str, session: &str, key: &str) -> Answer {
@@ -315,16 +329,29 @@ async fn when_nothing_can_come_back_everybody_who_waits_is_told() {
     let (buyer, waits) = (sale.join(&shop).await, sale.join(&shop).await);
     sale.becomes(&shop, &buyer, "admitted").await;
     let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", waits.ticket))).await;
-    let mut body = paid_basket(&[(&sale.sku_id, 1)]);
-    body["email"] = buyer.email.as_str().into();
-    let request = shop.request(Method::POST, "/v1/checkouts").header("idempotency-key", fresh("key")).json(&body);
-    let request = request.header("souk-ticket", &buyer.ticket).header("souk-session", &buyer.session);
-    let placed = crate::support::shop::Placed::of(&Answer::of(request).await.expect("an answer").ok());
+    let placed = sale.pays(&shop, &buyer).await;
     ear.until("there is hope", |place| place["may_return"] == 1 && place["state"] == "waiting").await;
     shop.bank.approve(&placed).await;
     shop.becomes(&placed, "confirmed", "paid").await;
     ear.until("it is over", |place| place["state"] == "sold_out").await;
     assert_eq!(sale.state(&shop, &waits).await, "sold_out");
+    shop.close().await;
+}
+
+/// What others leave unpaid at the usual price is not the sale's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_that_has_sold_its_part_is_sold_out_whatever_others_leave_unpaid() {
+    let shop = TestShop::open().await;
+    let sale = Sale::of_some(&shop, 5, 1, 0).await;
+    let (buyer, waits) = (sale.join(&shop).await, sale.join(&shop).await);
+    sale.becomes(&shop, &buyer, "admitted").await;
+    let mut ear = Ear::open(&shop, &sale.path(&format!("/stream?ticket={}", waits.ticket))).await;
+    let placed = sale.pays(&shop, &buyer).await;
+    ear.until("there is hope", |place| place["may_return"] == 1 && place["state"] == "waiting").await;
+    shop.place(basket(&[(&sale.sku_id, 3)])).await; // the sale has none left: the usual price
+    shop.bank.approve(&placed).await;
+    shop.becomes(&placed, "confirmed", "paid").await;
+    ear.until("it is over", |place| place["state"] == "sold_out" && place["may_return"] == 0).await;
     shop.close().await;
 }
 

@@ -47,7 +47,9 @@ pub use payment::{
 pub use refusal::{RefundLimit, Refusal, ShortLine};
 pub use returns::{Return, ReturnLine, ReturnState};
 pub use room::{Call, Draw, LineState, Room, RoomRules, Sessions, Ticket, TicketFault};
-pub use sale::{Customer, NewSale, NoShare, Offer, Sale, SaleChange, SaleItem, SalePhase, SaleShare, Tally, Used};
+pub use sale::{
+    Customer, NewSale, NoShare, Offer, Sale, SaleChange, SaleItem, SalePhase, SaleShare, Sold, Tally, Used,
+};
 pub use shipment::{Shipment, ShipmentEvent, ShipmentLine, ShipmentState};
 pub use stock::{Book, Counters, Short};
 pub use text::{Address, Email, Invalid, Quantity, clean, printable};

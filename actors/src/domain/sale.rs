@@ -394,10 +394,19 @@ pub enum NoShare {
     Unsettled,
 }
 
+/// What one sale has sold of one SKU, as committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sold {
+    /// Units in orders that were not called off.
+    pub units: i64,
+    /// Units of those whose orders are not paid: they may come back.
+    pub unpaid: i64,
+}
+
 /// What one sale has given of one SKU, and to whom: committed, and promised ahead of the commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    sold: i64,
+    sold: Sold,
     promised: i64,
     /// As committed, of those who have any; many.
     used: Used,
@@ -409,9 +418,9 @@ pub struct Tally {
 pub type Used = HashMap<Customer, i64>;
 
 impl Tally {
-    /// Units sold, as committed.
+    /// What was sold, as committed.
     #[must_use]
-    pub fn sold(&self) -> i64 {
+    pub fn committed(&self) -> Sold {
         self.sold
     }
 
@@ -423,7 +432,7 @@ impl Tally {
 
     /// Takes over what Postgres knows; promises stay. What was known before is handed back: to let go of many customers takes
     /// a while.
-    pub fn restart(&mut self, sold: i64, used: Used) -> Used {
+    pub fn restart(&mut self, sold: Sold, used: Used) -> Used {
         self.sold = sold;
         std::mem::replace(&mut self.used, used)
     }
@@ -435,7 +444,7 @@ impl Tally {
     /// [`NoShare`], and nothing changes.
     pub fn promise(&mut self, quantity: i64, units: i64, limit: Option<(Customer, i64)>) -> Result<(), NoShare> {
         self.may_have(quantity, units, limit)?;
-        if quantity - self.sold - self.promised < units {
+        if quantity - self.sold.units - self.promised < units {
             return Err(NoShare::Unsettled);
         }
         self.promised += units;
@@ -457,7 +466,7 @@ impl Tally {
                 return Err(NoShare::Limit { used });
             }
         }
-        let left = (quantity - self.sold).max(0);
+        let left = (quantity - self.sold.units).max(0);
         if left < units { Err(NoShare::Gone { left }) } else { Ok(()) }
     }
 
@@ -470,9 +479,10 @@ impl Tally {
         }
     }
 
-    /// So many units more were sold, or, below zero, came back.
-    pub fn learn(&mut self, units: i64, customer: Option<Customer>) {
-        self.sold += units;
+    /// So many units more were sold, or, below zero, came back; and so many more are not paid, or no longer are.
+    pub fn learn(&mut self, units: i64, unpaid: i64, customer: Option<Customer>) {
+        self.sold.units += units;
+        self.sold.unpaid += unpaid;
         if let Some(customer) = customer {
             add(&mut self.used, customer, units);
         }
@@ -599,12 +609,12 @@ mod tests {
                         Err(NoShare::Unsettled) => prop_assert!(!promised.is_empty()),
                     },
                     1 => if let Some((who, units)) = promised.pop() {
-                        tally.learn(units, Some(who));
+                        tally.learn(units, 0, Some(who));
                         tally.settle(units, Some(who));
                         kept.push((who, units));
                     },
                     2 => if let Some((who, units)) = promised.pop() { tally.settle(units, Some(who)) },
-                    _ => if let Some((who, units)) = kept.pop() { tally.learn(-units, Some(who)) },
+                    _ => if let Some((who, units)) = kept.pop() { tally.learn(-units, 0, Some(who)) },
                 }
                 let all: i64 = promised.iter().chain(&kept).map(|(_, units)| units).sum();
                 prop_assert!(all <= quantity);
@@ -620,7 +630,7 @@ mod tests {
             }
             let mut used = Used::new();
             kept.iter().for_each(|(who, units)| add(&mut used, *who, *units));
-            fresh.restart(kept.iter().map(|(_, units)| units).sum(), used);
+            fresh.restart(Sold { units: kept.iter().map(|(_, units)| units).sum(), unpaid: 0 }, used);
             prop_assert_eq!(fresh, tally);
         }
     }

@@ -52,13 +52,16 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "sale-sold-is-lines",
-        sentence: "what a sale has sold of a SKU is what lines bought in it say, and no more than it has",
-        sql: "select format('sale %s sku %s: sold %s of %s, lines %s', sale_id, sku_id, q.sold, q.quantity, l.units)
+        sentence: "what a sale has sold of a SKU, and what of that is unpaid, is what lines bought in it say, and no more than \
+                   it has",
+        sql: "select format('sale %s sku %s: sold %s of %s, unpaid %s, lines %s and %s', sale_id, sku_id, q.sold, q.quantity,
+                  q.unpaid, l.units, l.unpaid)
               from sale_sku q full join (
-                  select sale_id, sku_id, sum(quantity) as units from reservation
+                  select sale_id, sku_id, sum(quantity) as units, sum(quantity) filter (where state = 'held') as unpaid
+                  from reservation
                   where sale_id is not null and state not in ('released', 'expired') group by sale_id, sku_id
               ) l using (sale_id, sku_id)
-              where coalesce(q.sold, -1) <> coalesce(l.units, 0) or q.sold > q.quantity",
+              where coalesce(q.sold, -1) <> coalesce(l.units, 0) or q.unpaid <> coalesce(l.unpaid, 0) or q.sold > q.quantity",
     },
     Check {
         name: "limit-use-is-lines",

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     domain::{
-        OrderId, OrderStatus, PartState, SaleShare, SkuId, Who,
+        OrderId, OrderStatus, PartState, SkuId, Who,
         change::{Changes, NoticeRow},
     },
     shelf::{Hold, ShareMove},
@@ -185,12 +185,19 @@ impl Entry {
 
     /// What this entry changes of sales' tallies.
     pub(crate) fn shares(&self) -> impl Iterator<Item = ShareMove> {
-        let of = |sku_id, share: Option<SaleShare>, units| share.map(|share| ShareMove { sku_id, share, units });
-        let sold =
-            self.lines.iter().filter_map(move |line| of(line.hold.sku_id(), line.hold.share(), line.hold.units()));
+        let units_if = |holds: bool, units: i64| if holds { units } else { 0 };
+        let sold = self.lines.iter().filter_map(move |line| {
+            let (sku_id, share, units) = (line.hold.sku_id(), line.hold.share()?, line.hold.units());
+            Some(ShareMove { sku_id, share, units, unpaid: units_if(line.state == PartState::Held, units) })
+        });
         let parts = self.changes.as_deref().map_or(&[][..], |changes| &changes.parts);
-        let back = parts.iter().filter(|part| part.to.is_given_back());
-        sold.chain(back.filter_map(move |part| of(part.sku_id, part.share, -part.units)))
+        let moved = parts.iter().filter_map(move |part| {
+            let units = units_if(part.to.is_given_back(), -part.units);
+            let unpaid = units_if(part.from == PartState::Held, -part.units);
+            let share = part.share.filter(|_| units + unpaid < 0)?;
+            Some(ShareMove { sku_id: part.sku_id, share, units, unpaid })
+        });
+        sold.chain(moved)
     }
 
     /// Every SKU whose counters this entry changes.

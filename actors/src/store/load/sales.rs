@@ -7,7 +7,7 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::odd;
 use crate::{
-    domain::{Customer, Money, Sale, SaleId, SaleItem, SkuId},
+    domain::{Customer, Money, Sale, SaleId, SaleItem, SkuId, Sold},
     shelf::Counted,
 };
 
@@ -106,7 +106,7 @@ pub(crate) async fn counted(
     sale_ids: &[i64],
 ) -> Result<(i64, Vec<Counted>), sqlx::Error> {
     let rows = sqlx::query(
-        "select s.version, q.sale_id, q.sold, u.customers, u.used
+        "select s.version, q.sale_id, q.sold, q.unpaid, u.customers, u.used
          from stock s
          left join sale_sku q on q.sku_id = s.sku_id and q.sale_id = any($2)
          left join lateral (
@@ -127,7 +127,8 @@ pub(crate) async fn counted(
         let used: Vec<i64> = row.try_get::<Option<_>, _>("used")?.unwrap_or_default();
         let customer = |bytes: &Vec<u8>| Customer::from_bytes(bytes).ok_or_else(|| odd("a customer of another length"));
         let customers = customers.iter().map(customer).collect::<Result<Vec<Customer>, _>>()?;
-        counted.push(Counted { sale_id, sold: row.try_get("sold")?, used: customers.into_iter().zip(used).collect() });
+        let sold = Sold { units: row.try_get("sold")?, unpaid: row.try_get("unpaid")? };
+        counted.push(Counted { sale_id, sold, used: customers.into_iter().zip(used).collect() });
     }
     Ok((as_of, counted))
 }

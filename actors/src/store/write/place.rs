@@ -84,11 +84,12 @@ macro_rules! place_in_sales_sql {
                      unnest($32::int[]) as version",
             ", sale_id, customer",
             "want_share as materialized (
-             select sale_id, sku_id, sum(quantity)::bigint as units, min(at) as first_at, max(at) as last_at,
-                 min(version) as oldest, max(version) as newest
+             select sale_id, sku_id, sum(quantity)::bigint as units,
+                 coalesce(sum(quantity) filter (where state = 'held'), 0)::bigint as unpaid,
+                 min(at) as first_at, max(at) as last_at, min(version) as oldest, max(version) as newest
              from want_line where sale_id is not null group by sale_id, sku_id
          ), taken as (
-             update sale_sku q set sold = q.sold + w.units
+             update sale_sku q set sold = q.sold + w.units, unpaid = q.unpaid + w.unpaid
              from want_share w join sale s on s.id = w.sale_id and s.version = w.oldest and s.version = w.newest
              where q.sale_id = w.sale_id and q.sku_id = w.sku_id and q.during @> w.first_at and q.during @> w.last_at
              returning 1

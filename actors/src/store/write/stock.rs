@@ -71,10 +71,15 @@ pub(super) async fn parts(
          ), back as materialized (
              select sale_id, sku_id, customer, sum(quantity)::bigint as units from changed
              where sale_id is not null and state in ('released', 'expired') group by sale_id, sku_id, customer
-         ), back_to_sale as (
-             update sale_sku q set sold = q.sold - b.units
-             from (select sale_id, sku_id, sum(units)::bigint as units from back group by sale_id, sku_id) b
-             where q.sale_id = b.sale_id and q.sku_id = b.sku_id
+         ), moved_in_sale as (
+             update sale_sku q set sold = q.sold - m.back, unpaid = q.unpaid - m.unpaid
+             from (
+                 select sale_id, sku_id,
+                     coalesce(sum(quantity) filter (where state in ('released', 'expired')), 0)::bigint as back,
+                     coalesce(sum(quantity) filter (where was = 'held'), 0)::bigint as unpaid
+                 from changed where sale_id is not null group by sale_id, sku_id
+             ) m
+             where q.sale_id = m.sale_id and q.sku_id = m.sku_id and m.back + m.unpaid > 0
          ), back_to_customer as (
              update limit_use u set used = u.used - b.units
              from back b where u.sale_id = b.sale_id and u.sku_id = b.sku_id and u.customer = b.customer
