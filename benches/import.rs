@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use serde_json::Value;
 use souk_actors::domain::SkuId;
 
@@ -60,8 +60,10 @@ async fn import(shop: &Shop, file: String) -> Outcome<()> {
     let imports = format!("http://{}/v1/admin/stock/imports", shop.target.host);
     let client = Client::new();
     let brought = client.post(&imports).bearer_auth(STAFF).header("content-type", "text/csv").body(file);
-    let taken: Value = brought.send().await?.json().await?;
-    let id = taken["import_id"].as_str().ok_or_else(|| format!("not taken: {taken}"))?;
+    let answer = brought.send().await?;
+    let (status, taken) = (answer.status(), answer.json::<Value>().await?);
+    let id = taken["import_id"].as_str().filter(|_| status == StatusCode::ACCEPTED);
+    let id = id.ok_or_else(|| format!("it is not taken: {:.300}", taken.to_string()))?;
     let patience = Instant::now() + PATIENCE;
     loop {
         let import: Value = client.get(format!("{imports}/{id}")).bearer_auth(STAFF).send().await?.json().await?;

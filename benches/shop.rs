@@ -91,19 +91,16 @@ impl Shop {
 /// Products with a SKU each, straight into the shop's own tables, and their stock through the engine.
 async fn fill(app: &App, connect: &PgConnectOptions, skus: i64, on_hand: i64) -> Outcome<()> {
     let pool = PgPool::connect_with(connect.clone()).await?;
-    // the shop opens the stock of new SKUs by itself, with the same number
-    let own = format!(
-        "insert into sku (id, product_id, code, position, first_stock)
-         select n, n, 'LAMP-' || n, 1, {on_hand} from generate_series(1, $1) as n"
-    );
-    for sql in [
-        "insert into product (id, slug, name, created_at, updated_at)
-         select n, 'lamp-' || n, 'Lamp ' || n, now(), now() from generate_series(1, $1) as n",
-        &own,
-        "insert into sku_price (sku_id, currency, minor) select n, 'USD', 1250 from generate_series(1, $1) as n",
-    ] {
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(skus).execute(&pool).await?;
-    }
+    let products = "insert into product (id, slug, name, created_at, updated_at)
+         select n, 'lamp-' || n, 'Lamp ' || n, now(), now() from generate_series(1, $1) as n";
+    // the shop opens what it finds unopened, and may be here first: it must find the same number
+    let stocked = "insert into sku (id, product_id, code, position, first_stock)
+         select n, n, 'LAMP-' || n, 1, $2 from generate_series(1, $1) as n";
+    let priced =
+        "insert into sku_price (sku_id, currency, minor) select n, 'USD', 1250 from generate_series(1, $1) as n";
+    sqlx::query(products).bind(skus).execute(&pool).await?;
+    sqlx::query(stocked).bind(skus).bind(on_hand).execute(&pool).await?;
+    sqlx::query(priced).bind(skus).execute(&pool).await?;
     pool.close().await;
     let openings: Vec<Opening> = (1..=skus).map(|sku| Opening { sku_id: SkuId(sku), on_hand }).collect();
     for chunk in openings.chunks(5_000) {

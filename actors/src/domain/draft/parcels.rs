@@ -25,6 +25,8 @@ const NEEDS_BUYER: [&str; 8] = [
     "pickup_available",
     "reschedule_delivery",
 ];
+/// How long a label's file is asked for that its carrier refuses to give out.
+const FILE_PATIENCE: TimeDelta = TimeDelta::days(2);
 /// When labels beside a shipment's own are looked for, after a purchase that was in doubt: at once, and twice later.
 const SWEEPS: [TimeDelta; 2] = [TimeDelta::minutes(15), TimeDelta::days(1)];
 
@@ -343,6 +345,11 @@ impl Draft<'_> {
             }
             (TaskKind::FetchLabel, _) if self.shipment(shipment_id).is_ok_and(|shipment| !shipment.is_packed()) => {
                 self.close_task(task.id, TaskState::Failed, Some(said)); // nobody prints it any more
+            }
+            (TaskKind::FetchLabel, Some(why)) if self.at - task.created_at > FILE_PATIENCE => {
+                self.close_task(task.id, TaskState::Failed, Some(said));
+                let why = format!("the label's file is not to be had, it is printed at the carrier's: {}", printable(why));
+                self.parcel_event(shipment_id, "needs_review", json!({ "why": why }));
             }
             _ => {
                 if bought {
