@@ -348,7 +348,8 @@ impl Draft<'_> {
             }
             (TaskKind::FetchLabel, Some(why)) if self.at - task.created_at > FILE_PATIENCE => {
                 self.close_task(task.id, TaskState::Failed, Some(said));
-                let why = format!("the label's file is not to be had, it is printed at the carrier's: {}", printable(why));
+                let why =
+                    format!("the label's file is not to be had, it is printed at the carrier's: {}", printable(why));
                 self.parcel_event(shipment_id, "needs_review", json!({ "why": why }));
             }
             _ => {
