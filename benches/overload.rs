@@ -17,8 +17,10 @@ use crate::{
     table::{Table, thousands},
 };
 
-/// Checkouts that may be under way.
-const UNDER_WAY: usize = 3;
+/// Buyers whose best is what can be served.
+const BUYERS: usize = 3;
+/// Checkouts that may be under way: a place is free again only after its buyer has heard, and may have asked for the next.
+const UNDER_WAY: usize = 2 * BUYERS;
 const CONNECTIONS: usize = 512;
 const TIMES: f64 = 10.0;
 /// A refusal takes no longer than this, in milliseconds.
@@ -27,9 +29,9 @@ const REFUSED_WITHIN: f64 = 50.0;
 pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
     let admission = UNDER_WAY.to_string();
     let shop = Shop::open(house, "overload", ONE, &[("SOUK_CHECKOUT__ADMISSION", &admission)]).await?;
-    let load = (UNDER_WAY, wanted.time());
+    let load = (BUYERS, wanted.time());
     let best = closed(house, &shop.target, load, 201, |target, number| order(target, SkuId(1), number, false)).await?;
-    table.line(&format!("best of a shop that lets {UNDER_WAY} in at once"), &best, &[]);
+    table.line(&format!("best of {BUYERS} buyers, where {UNDER_WAY} may be in at once"), &best, &[]);
 
     let schedule =
         Schedule::new(Pace::Poisson(best.rate * TIMES), Bounds { buyers: None, time: Some(wanted.time()) }, 7);
