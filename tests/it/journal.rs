@@ -325,13 +325,12 @@ async fn who_asks_again_after_hanging_up_waits_and_finds_the_order() {
     queued(1).await;
     impatient.abort();
     impatient.await.expect_err("it hung up");
-    let again = buy(checkout); // behind the first, which is not known to have landed
+    let again = buy(checkout); // behind the first, or after it: its key is taken then
     proxy.hold_up(false);
 
     assert!(matches!(ahead.await.unwrap(), Ok(CheckedOut::New(_))));
     assert!(matches!(again.await.unwrap(), Ok(CheckedOut::Replayed(_))));
-    let report = shop.engine.journal();
-    assert_eq!((report.failures, report.conflicts), (0, 0), "{report:?}");
+    assert_eq!(shop.engine.journal().failures, 0);
     assert_eq!(shop.count("select count(*) from customer_order").await, 3);
     assert_eq!(shop.stock(sku_id).await, (10, 4));
     shop.clean().await;

@@ -687,3 +687,16 @@ async fn a_change_that_was_decided_before_the_sale_began_comes_too_late_once_it_
     shop.buys("ann@a.b", sku_id, 1, Some(sale_id)).await;
     shop.end().await;
 }
+
+/// Nor does an engine of that release go on that counts them not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sale_has_that_is_not_paid_is_counted_in_the_tables_of_a_release_that_did_not() {
+    let shop = TestEngine::start().await;
+    let (sku_id, sale_id) = shop.in_sale(20, 10).await;
+    shop.buys("ann@a.b", sku_id, 2, Some(sale_id)).await;
+    shop.by_hand("alter table sale_sku drop column unpaid").await;
+    shop.by_hand(include_str!("../../migrations/0015_unpaid_of_sales.sql")).await;
+    assert_eq!(shop.count("select sum(unpaid)::bigint from sale_sku").await, 2);
+    assert_eq!(shop.refused("bob@a.b", sku_id, 1, Some(sale_id)).await, Refusal::Superseded);
+    shop.engine.stop().await;
+}
