@@ -331,6 +331,8 @@ enum Victim {
 
 /// How long the last verdicts may take.
 const VERDICTS: Duration = Duration::from_secs(900);
+/// How often a hammer is started that finds the shop down.
+const STARTS: usize = 5;
 
 /// A hammer at work; what it says goes into files of the house.
 struct Striker {
@@ -339,19 +341,30 @@ struct Striker {
 }
 
 impl Striker {
-    /// Starts one, and returns when its shelves are full: what is not on sale yet cannot be asked for twice.
+    /// Starts one, and returns when its shelves are full: what is not on sale yet cannot be asked for twice. One that a shop
+    /// just killed did not let begin is started again.
     async fn start(house: &House, name: &str, arguments: &[&str]) -> Self {
+        for _ in 0..STARTS {
+            let mut striker = Self::try_to_start(house, name, arguments);
+            let journal = house.dir().join(format!("{name}.jsonl"));
+            let has_begun = || fs::metadata(&journal).is_ok_and(|file| file.len() > 0);
+            eventually("the sale begins", async || has_begun() || !striker.is_at_work()).await;
+            if has_begun() {
+                return striker;
+            }
+        }
+        panic!(
+            "{name} cannot begin: {}",
+            fs::read_to_string(house.dir().join(format!("{name}.err"))).unwrap_or_default()
+        );
+    }
+
+    fn try_to_start(house: &House, name: &str, arguments: &[&str]) -> Self {
         let file = |end: &str| File::create(house.dir().join(format!("{name}.{end}"))).expect("a file");
         let journal = house.dir().join(format!("{name}.jsonl"));
         let mut hammer = house.souk(&["hammer"]);
         hammer.args(arguments).arg("--json").arg("--journal").arg(&journal).stdout(file("json")).stderr(file("err"));
-        let mut striker = Self { name: name.to_owned(), hammer: hammer.spawn().expect("souk runs") };
-        eventually("the sale begins", async || {
-            let has_begun = fs::metadata(&journal).is_ok_and(|file| file.len() > 0);
-            has_begun || !striker.is_at_work()
-        })
-        .await;
-        striker
+        Self { name: name.to_owned(), hammer: hammer.spawn().expect("souk runs") }
     }
 
     fn is_at_work(&mut self) -> bool {
