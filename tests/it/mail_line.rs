@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use souk::sandbox::{MailSettings, Sandbox, Settings, ShippoSettings};
+use souk::sandbox::{MailSettings, Sandbox};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     mail::{are_mailed, mails},
+    sandbox_mail::settings,
     support::{
         eventually, eventually_or, open_sandbox,
         shop::{Bank, TestShop},
@@ -39,18 +40,8 @@ struct Relay {
 impl Relay {
     async fn open(listener: Listener) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let settings = Settings {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            dir: dir.path().to_owned(),
-            client_id: "shop".into(),
-            client_secret: "s3cret".into(),
-            webhook_id: "WH".into(),
-            webhook_url: "http://127.0.0.1:9/".into(),
-            retry: Vec::new(),
-            shippo: ShippoSettings::default(),
-            mail: MailSettings { user: USER.into(), password: PASSWORD.into(), ..MailSettings::default() },
-        };
-        let sandbox = open_sandbox(settings).await;
+        let mail = MailSettings { user: USER.into(), password: PASSWORD.into(), ..MailSettings::default() };
+        let sandbox = open_sandbox(settings(dir.path(), mail)).await;
         let letters = Bank::new(format!("http://{}", sandbox.addr));
         let wire = Wire::to(sandbox.smtp_addr, listener).await;
         Self { dir, sandbox, letters, wire }

@@ -40,6 +40,11 @@ fn sale_of(sku_id: SkuId, quantity: i64, now: DateTime<Utc>) -> NewSale {
     }
 }
 
+/// The same for an hour that is still to come.
+fn coming(sku_id: SkuId, quantity: i64, starts_at: DateTime<Utc>) -> NewSale {
+    NewSale { starts_at: Some(starts_at), ..sale_of(sku_id, quantity, starts_at) }
+}
+
 /// A checkout of a SKU by somebody, as it was quoted: in a sale, or at its usual price.
 fn wish(email: &str, sku_id: SkuId, units: i64, sale_id: Option<SaleId>) -> Checkout {
     let mut checkout = basket(&[(sku_id, units)]);
@@ -305,8 +310,8 @@ async fn units_of_a_coming_sale_are_set_aside() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(10).await;
     let starts_at = shop.clock.now() + HOUR;
-    let coming = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 7, starts_at) };
-    let sale_id = shop.makes(coming).await;
+    let sale = coming(sku_id, 7, starts_at);
+    let sale_id = shop.makes(sale).await;
     assert!(!shop.sale(sale_id).await.items[0].item.exclusive, "it has not all there is");
     shop.buys("ann@a.b", sku_id, 2, None).await;
     let Refusal::OutOfStock(short) = shop.refused("bob@a.b", sku_id, 2, None).await else { panic!("one is left") };
@@ -434,8 +439,7 @@ async fn actors_of_a_coming_sale_are_awake_before_it_begins() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
     let starts_at = shop.clock.now() + HOUR;
-    shop.makes(NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) })
-        .await;
+    shop.makes(coming(sku_id, 5, starts_at)).await;
     let name = format!("sku/{sku_id}");
     assert!(shop.actor(&name).is_none());
     shop.later(HOUR - TimeDelta::seconds(59));
@@ -448,8 +452,7 @@ async fn an_actor_that_could_not_be_woken_is_woken_again() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
     let starts_at = shop.clock.now() + HOUR;
-    shop.makes(NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) })
-        .await;
+    shop.makes(coming(sku_id, 5, starts_at)).await;
     let name = format!("sku/{sku_id}");
     // what the sale has given cannot be counted, for a while
     shop.by_hand("alter table limit_use rename to limit_use_away").await;
@@ -468,8 +471,8 @@ async fn the_reconciler_waits_for_no_count() {
     let shop = TestEngine::start().await;
     let (sku_id, other) = (shop.sku(5).await, shop.sku(5).await);
     let starts_at = shop.clock.now() + HOUR;
-    let coming = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) };
-    shop.makes(coming.clone()).await;
+    let sale = coming(sku_id, 5, starts_at);
+    shop.makes(sale.clone()).await;
     let mut conn = shop.db.conn().await;
     let mut lock = conn.begin().await.expect("a transaction");
     sqlx::raw_sql("lock table limit_use").execute(&mut *lock).await.expect("locked");
@@ -478,7 +481,7 @@ async fn the_reconciler_waits_for_no_count() {
     eventually("it is being counted", async || shop.count(waits).await > 0).await;
     assert!(shop.actor(&format!("sku/{sku_id}")).expect("a cell").detail.is_none(), "nobody sees what is not counted");
     // a room is opened by the reconciler's look
-    let room = NewSale { waiting_room: true, items: sale_of(other, 5, starts_at).items, ..coming };
+    let room = NewSale { waiting_room: true, items: sale_of(other, 5, starts_at).items, ..sale };
     let name = format!("room/{}", shop.makes(room).await);
     eventually("it looks", async || shop.actor(&name).is_some_and(|node| node.status == "running")).await;
     assert!(shop.count(waits).await > 0, "the count has not come to its end");
@@ -669,8 +672,8 @@ async fn a_change_that_was_decided_before_the_sale_began_comes_too_late_once_it_
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(5).await;
     let starts_at = shop.clock.now() + HOUR;
-    let new = NewSale { starts_at: Some(starts_at), ends_at: starts_at + HOUR, ..sale_of(sku_id, 5, starts_at) };
-    let sale_id = shop.makes(new).await;
+    let sale = coming(sku_id, 5, starts_at);
+    let sale_id = shop.makes(sale).await;
     let unlimited = SaleChange { per_customer: Some(None), ..SaleChange::default() };
     shop.clock.stand_still(starts_at - TimeDelta::seconds(10));
     let refused = shop.change(sale_id, unlimited.clone()).await.expect_err("its terms are settled");

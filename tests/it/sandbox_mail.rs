@@ -24,7 +24,8 @@ use crate::support::open_sandbox;
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
-fn settings(dir: &Path, mail: MailSettings) -> Settings {
+/// A sandbox of which only the mail relay matters.
+pub(crate) fn settings(dir: &Path, mail: MailSettings) -> Settings {
     Settings {
         listen: "127.0.0.1:0".parse().expect("an address"),
         dir: dir.to_owned(),
