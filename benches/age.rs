@@ -26,7 +26,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
             count(house, CLIENTS, wanted.rows / STEPS, move |_| house::reserve(Arc::clone(&reserved), SkuId(1))).await;
         let grown = thousands((wanted.rows * step / STEPS) as f64);
         table.line(&format!("reservations, up to the {grown}th"), &ours, &[]);
-        rates.push(ours.rate);
+        rates.push(ours.rate());
     }
     let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len() as f64;
     let decay = (1.0 - mean(&rates[8..]) / mean(&rates[..2])) * 100.0;

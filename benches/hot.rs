@@ -1,6 +1,12 @@
 //! One hot SKU, in process.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use souk_actors::domain::SkuId;
 use sqlx::postgres::PgConnectOptions;
@@ -9,33 +15,44 @@ use crate::{
     Outcome, Wanted,
     baselines::{self, Rows, Way},
     house::{self, House},
-    load::{Measured, closed},
+    load::{Measured, by_turns, closed, slice},
     table::{Beside, Table},
 };
 
 const CLIENTS: [usize; 3] = [1, 64, 1_024];
-/// The engine's SKU, and the baselines': neither locks the other's row.
-const OURS: SkuId = SkuId(1);
-const THEIRS: SkuId = SkuId(2);
+/// The engine's SKU, and the baselines' in databases of their own: rows of others would split its indexes in the middle.
+const HOT: SkuId = SkuId(1);
 
 pub(crate) async fn reservations(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
-    let connect = house.database("hot").await?;
-    let limit = baselines::bulk(house, &fresh(house, "hot_bulk").await?, Rows::Reservation, 1, wanted.time()).await?;
-    let engine = house::engine(&connect, 2).await?;
+    let engine = house::engine(&house.database("hot").await?, 1).await?;
+    let (others, bulk) = (fresh(house, "hot_others").await?, fresh(house, "hot_bulk").await?);
+    let time = slice(wanted.time());
+    let mut limits = Vec::new();
     for clients in CLIENTS {
-        let reserved = Arc::clone(&engine);
-        let ours = closed(house, clients, wanted.time(), move |_| house::reserve(Arc::clone(&reserved), OURS)).await;
-        let (lock, statement) = theirs(house, &connect, Rows::Reservation, clients, wanted.time()).await?;
+        let [ours, lock, statement, limit] = by_turns(async || {
+            let reserved = Arc::clone(&engine);
+            let ours = closed(house, clients, time, move |_| house::reserve(Arc::clone(&reserved), HOT)).await;
+            let [lock, statement] = theirs(house, &others, Rows::Reservation, clients, time).await?;
+            Ok([ours, lock, statement, baselines::bulk(house, &bulk, Rows::Reservation, 1, time).await?])
+        })
+        .await?;
         let mut beside = vec![
-            Beside::Times("row lock", lock.rate, (clients == 1_024).then_some(100.0)),
-            Beside::Times("one statement each", statement.rate, None),
-            Beside::Of("bulk insert, 1 connection", limit.rate, (clients == 1_024).then_some(80.0)),
+            Beside::Times("row lock", lock.rate(), (clients == 1_024).then_some(100.0)),
+            Beside::Times("one statement each", statement.rate(), None),
+            Beside::Of("bulk insert, 1 connection", limit.rate(), (clients == 1_024).then_some(80.0)),
         ];
         beside.extend(target(clients).map(Beside::Target));
         table.line(&format!("reservations, one SKU, clients: {clients}"), &ours, &beside);
+        limits.push(limit);
     }
-    table.line("  the bulk insert itself, 1 000 rows a batch", &limit, &[]);
+    the_limit(table, limits);
     house::close(engine).await
+}
+
+fn the_limit(table: &Table, limits: Vec<Measured>) {
+    if let Some(limit) = limits.into_iter().reduce(|all, one| all.and(&one)) {
+        table.line("  the bulk insert itself, 1 000 rows a batch", &limit, &[]);
+    }
 }
 
 fn target(clients: usize) -> Option<f64> {
@@ -47,31 +64,36 @@ fn target(clients: usize) -> Option<f64> {
 }
 
 pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
-    let connect = house.database("checkouts").await?;
-    let limit =
-        baselines::bulk(house, &fresh(house, "checkouts_bulk").await?, Rows::Checkout, 1, wanted.time()).await?;
-    let engine = house::engine(&connect, 2).await?;
+    let engine = house::engine(&house.database("checkouts").await?, 1).await?;
+    let (others, bulk) = (fresh(house, "checkouts_others").await?, fresh(house, "checkouts_bulk").await?);
+    let time = slice(wanted.time());
+    let first = AtomicU64::new(0);
+    let mut limits = Vec::new();
     for clients in CLIENTS {
-        let placed = Arc::clone(&engine);
-        let ours = closed(house, clients, wanted.time(), move |number| {
-            house::checkout(Arc::clone(&placed), OURS, clients as u64 * 1_000_000_000 + number)
+        let [ours, lock, statement, limit] = by_turns(async || {
+            let placed = Arc::clone(&engine);
+            let first = first.fetch_add(1_000_000_000, Ordering::Relaxed);
+            let checkout = move |number| house::checkout(Arc::clone(&placed), HOT, first + number);
+            let ours = closed(house, clients, time, checkout).await;
+            let [lock, statement] = theirs(house, &others, Rows::Checkout, clients, time).await?;
+            Ok([ours, lock, statement, baselines::bulk(house, &bulk, Rows::Checkout, 1, time).await?])
         })
-        .await;
-        let (lock, statement) = theirs(house, &connect, Rows::Checkout, clients, wanted.time()).await?;
+        .await?;
         let beside = [
-            Beside::Times("row lock", lock.rate, None),
-            Beside::Times("one statement each", statement.rate, None),
-            Beside::Of("bulk insert, 1 connection", limit.rate, None),
+            Beside::Times("row lock", lock.rate(), None),
+            Beside::Times("one statement each", statement.rate(), None),
+            Beside::Of("bulk insert, 1 connection", limit.rate(), None),
         ];
         table.line(&format!("whole checkouts, one SKU, clients: {clients}"), &ours, &beside);
+        limits.push(limit);
     }
-    table.line("  the bulk insert itself, 1 000 rows a batch", &limit, &[]);
+    the_limit(table, limits);
     house::close(engine).await
 }
 
 async fn fresh(house: &House, name: &str) -> Outcome<PgConnectOptions> {
     let connect = house.database(name).await?;
-    house::close(house::engine(&connect, 2).await?).await?;
+    house::close(house::engine(&connect, 1).await?).await?;
     Ok(connect)
 }
 
@@ -81,8 +103,8 @@ async fn theirs(
     rows: Rows,
     clients: usize,
     time: Duration,
-) -> Outcome<(Measured, Measured)> {
-    let lock = baselines::one_by_one(house, connect, Way::RowLock, rows, (clients, time), |_| THEIRS).await?;
-    let statement = baselines::one_by_one(house, connect, Way::Statement, rows, (clients, time), |_| THEIRS).await?;
-    Ok((lock, statement))
+) -> Outcome<[Measured; 2]> {
+    let lock = baselines::one_by_one(house, connect, Way::RowLock, rows, (clients, time), |_| HOT).await?;
+    let statement = baselines::one_by_one(house, connect, Way::Statement, rows, (clients, time), |_| HOT).await?;
+    Ok([lock, statement])
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::{
     Outcome, Wanted,
     house::House,
-    load::Measured,
+    load::{Measured, by_turns, slice},
     shop::{ONE, Shop, closed, order},
     table::{Beside, Table},
 };
@@ -23,20 +23,23 @@ pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> O
     for (skus, what, least) in [(1, "one SKU", 20_000.0), (1_000, "1 000 SKUs", 12_000.0)] {
         let shop = Shop::open(house, &format!("http_{skus}"), (skus, ONE.1), &[]).await?;
         for connections in CONNECTIONS {
-            let load = (connections, wanted.time());
-            let ours = closed(house, &shop.target, load, 201, move |target, number| {
+            let load = (connections, slice(wanted.time()));
+            let request = move |target: &Target, number: u64| {
                 order(target, SkuId((number % skus as u64) as i64 + 1), number, false)
+            };
+            let [ours, empty] = by_turns(async || {
+                Ok([closed(house, &shop.target, load, 201, request).await?, empty(house, load).await?])
             })
             .await?;
-            let empty = empty(house, load).await?;
-            let mut beside = vec![Beside::Of("empty axum handler", empty.rate, None)];
+            let mut beside = vec![Beside::Of("empty axum handler", empty.rate(), None)];
             if connections == 512 {
                 beside.push(Beside::Target(least));
             }
             table.line(&format!("checkouts over HTTP, {what}, {connections} conns"), &ours, &beside);
             if connections == 512 {
-                let verdict = if ours.p99 <= P99 { "reached" } else { "MISSED" };
-                table.figure("  its p99", &format!("{:.1} ms", ours.p99), &format!("target {P99} ms: {verdict}"));
+                let p99 = ours.percentile(99.0);
+                let verdict = if p99 <= P99 { "reached" } else { "MISSED" };
+                table.figure("  its p99", &format!("{p99:.1} ms"), &format!("target {P99} ms: {verdict}"));
             }
         }
         shop.close().await?;
@@ -51,11 +54,12 @@ pub(crate) async fn sold_out(house: &House, table: &Table, wanted: Wanted) -> Ou
     let one = shop.app.shop.engine.reserve(SkuId(1), 1, 1_250).await;
     one.map_err(|refusal| format!("the last unit: {refusal}"))?;
     for connections in CONNECTIONS {
-        let load = (connections, wanted.time());
-        let ours =
-            closed(house, &shop.target, load, 409, |target, number| order(target, SkuId(1), number, false)).await?;
-        let empty = empty(house, load).await?;
-        let beside = [Beside::Of("empty axum handler", empty.rate, Some(80.0))];
+        let load = (connections, slice(wanted.time()));
+        let request = |target: &Target, number: u64| order(target, SkuId(1), number, false);
+        let [ours, empty] =
+            by_turns(async || Ok([closed(house, &shop.target, load, 409, request).await?, empty(house, load).await?]))
+                .await?;
+        let beside = [Beside::Of("empty axum handler", empty.rate(), Some(80.0))];
         table.line(&format!("sold out over HTTP, {connections} conns"), &ours, &beside);
     }
     shop.close().await

@@ -10,7 +10,7 @@ use crate::{
     Outcome, Wanted,
     baselines::{self, Rows, Way},
     house::{self, House},
-    load::{Cpu, histogram, measured},
+    load::{Cpu, Measured, histogram},
     shop::Shop,
     table::{Beside, Table, thousands},
 };
@@ -44,12 +44,12 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
         let mut latency = histogram();
         latency.record_n((took.as_micros() as u64 / LINES as u64).max(1), LINES as u64)?;
         let beside = [
-            Beside::Times("one statement each, 1 client", statement.rate, None),
-            Beside::Of("bulk insert, 1 connection", limit.rate, None),
+            Beside::Times("one statement each, 1 client", statement.rate(), None),
+            Beside::Of("bulk insert, 1 connection", limit.rate(), None),
             Beside::Target(LEAST),
         ];
         let what = format!("CSV lines, {form}, {} (ms: mean)", thousands(LINES as f64));
-        table.line(&what, &measured(&latency, took, cost), &beside);
+        table.line(&what, &Measured::new(latency, took, cost), &beside);
         table.figure("  the whole file", &format!("{:.1} s", took.as_secs_f64()), "");
     }
     shop.close().await

@@ -13,19 +13,90 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use crate::house::House;
+use crate::{Outcome, house::House};
 
 /// What came of a load.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Measured {
+    latency: Histogram<u64>,
+    took: Duration,
+    cpu: Cpu,
+    /// Of how many slices, and what [`pace`] said after each, together.
+    slices: f64,
+    paces: f64,
+}
+
+impl Measured {
+    /// How long each piece took, in microseconds; what all of them took together, and cost.
+    pub(crate) fn new(latency: Histogram<u64>, took: Duration, cpu: Cpu) -> Self {
+        Self { latency, took, cpu, slices: 1.0, paces: pace() }
+    }
+
+    /// The same load, measured in two slices.
+    pub(crate) fn and(mut self, later: &Self) -> Self {
+        self.latency.add(&later.latency).expect("same bounds");
+        let cpu = Cpu { app: self.cpu.app + later.cpu.app, db: self.cpu.db + later.cpu.db };
+        let (slices, paces) = (self.slices + later.slices, self.paces + later.paces);
+        Self { latency: self.latency, took: self.took + later.took, cpu, slices, paces }
+    }
+
     /// Pieces a second.
-    pub rate: f64,
-    /// Milliseconds.
-    pub p50: f64,
-    pub p99: f64,
-    /// CPU microseconds a piece: of this process, of Postgres.
-    pub app: f64,
-    pub db: f64,
+    pub(crate) fn rate(&self) -> f64 {
+        self.latency.len() as f64 / self.took.as_secs_f64()
+    }
+
+    /// Milliseconds that so many of a hundred took at most.
+    pub(crate) fn percentile(&self, percentile: f64) -> f64 {
+        self.latency.value_at_quantile(percentile / 100.0) as f64 / 1_000.0
+    }
+
+    /// CPU microseconds a piece: of this process.
+    pub(crate) fn app(&self) -> f64 {
+        self.cpu.app / self.latency.len().max(1) as f64
+    }
+
+    /// The same, of Postgres.
+    pub(crate) fn db(&self) -> f64 {
+        self.cpu.db / self.latency.len().max(1) as f64
+    }
+
+    /// How fast the machine was: see [`pace`].
+    pub(crate) fn pace(&self) -> f64 {
+        self.paces / self.slices
+    }
+}
+
+/// Slices that figures which are held against each other are measured in, by turns.
+const TURNS: u32 = 4;
+
+/// How long a slice is, where a figure takes so long.
+pub(crate) fn slice(time: Duration) -> Duration {
+    time / TURNS
+}
+
+/// Measures by turns: whatever a neighbour does to the machine, it does to all of them. `turn` measures a slice of each.
+pub(crate) async fn by_turns<const N: usize>(
+    mut turn: impl AsyncFnMut() -> Outcome<[Measured; N]>,
+) -> Outcome<[Measured; N]> {
+    let mut all = turn().await?;
+    for _ in 1..TURNS {
+        let later = turn().await?;
+        let mut later = later.iter();
+        all = all.map(|one| one.and(later.next().expect("as many")));
+    }
+    Ok(all)
+}
+
+/// Nanoseconds that a fixed piece of arithmetic takes here and now. Two virtual cores may be threads of one real core, and
+/// its other threads a stranger's: no figure says so, but this one.
+fn pace() -> f64 {
+    const ROUNDS: u64 = 4_000_000;
+    let began = Instant::now();
+    let mixed = (0..ROUNDS).fold(0x9e37_79b9_u64, |mixed, round| {
+        std::hint::black_box((mixed ^ round).wrapping_mul(0x2545_f491_4f6c_dd1d))
+    });
+    std::hint::black_box(mixed);
+    began.elapsed().as_nanos() as f64 / ROUNDS as f64
 }
 
 /// A closed loop of so many clients, each a task; every request must succeed.
@@ -93,24 +164,12 @@ where
     for client in clients {
         all.add(client.await.expect("every request succeeds")).expect("same bounds");
     }
-    measured(&all, began.elapsed(), cpu.until(&Cpu::now(house)))
+    Measured::new(all, began.elapsed(), cpu.until(&Cpu::now(house)))
 }
 
 /// To one per cent: every client has one, and a thousand finer ones would be 200 MB that the system must clear first.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 2).expect("valid bounds")
-}
-
-pub(crate) fn measured(latency: &Histogram<u64>, took: Duration, cpu: Cpu) -> Measured {
-    let millis = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
-    let pieces = latency.len().max(1) as f64;
-    Measured {
-        rate: latency.len() as f64 / took.as_secs_f64(),
-        p50: millis(0.5),
-        p99: millis(0.99),
-        app: cpu.app / pieces,
-        db: cpu.db / pieces,
-    }
 }
 
 /// CPU time, in microseconds.

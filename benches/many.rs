@@ -8,7 +8,7 @@ use crate::{
     Outcome, Wanted,
     baselines::{self, Rows, Way},
     house::{self, House},
-    load::{closed, count, resident},
+    load::{by_turns, closed, count, resident, slice},
     table::{Beside, Table, thousands},
 };
 
@@ -48,20 +48,23 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
         );
     }
 
-    let reserved = Arc::clone(&engine);
-    let warm = closed(house, CLIENTS, wanted.time(), move |number| {
-        house::reserve(Arc::clone(&reserved), scattered(number, skus))
-    })
-    .await;
-    let load = (CLIENTS, wanted.time());
+    let load = (CLIENTS, slice(wanted.time()));
     let theirs = move |number| scattered(number, skus);
-    let statement = baselines::one_by_one(house, &connect, Way::Statement, Rows::Reservation, load, theirs).await?;
-    let lock = baselines::one_by_one(house, &connect, Way::RowLock, Rows::Reservation, load, theirs).await?;
-    let limit = baselines::bulk(house, &connect, Rows::Reservation, skus as i64, wanted.time()).await?;
+    let [warm, statement, lock, limit] = by_turns(async || {
+        let reserved = Arc::clone(&engine);
+        let ours = move |number| house::reserve(Arc::clone(&reserved), scattered(number, skus));
+        Ok([
+            closed(house, load.0, load.1, ours).await,
+            baselines::one_by_one(house, &connect, Way::Statement, Rows::Reservation, load, theirs).await?,
+            baselines::one_by_one(house, &connect, Way::RowLock, Rows::Reservation, load, theirs).await?,
+            baselines::bulk(house, &connect, Rows::Reservation, skus as i64, load.1).await?,
+        ])
+    })
+    .await?;
     let mut beside = vec![
-        Beside::Times("row lock", lock.rate, None),
-        Beside::Times("one statement each", statement.rate, aim.ahead),
-        Beside::Of("bulk insert, 1 connection", limit.rate, None),
+        Beside::Times("row lock", lock.rate(), None),
+        Beside::Times("one statement each", statement.rate(), aim.ahead),
+        Beside::Of("bulk insert, 1 connection", limit.rate(), None),
     ];
     beside.extend(targets(Some(aim.warm)));
     table.line(&format!("reservations, {name} SKUs, warm, clients: {CLIENTS}"), &warm, &beside);

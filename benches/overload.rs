@@ -34,7 +34,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     table.line(&format!("best of {BUYERS} buyers, where {UNDER_WAY} may be in at once"), &best, &[]);
 
     let schedule =
-        Schedule::new(Pace::Poisson(best.rate * TIMES), Bounds { buyers: None, time: Some(wanted.time()) }, 7);
+        Schedule::new(Pace::Poisson(best.rate() * TIMES), Bounds { buyers: None, time: Some(wanted.time()) }, 7);
     let before = resident();
     let began = Instant::now();
     let (schedule, target) = (Arc::new(schedule), shop.target.clone());
@@ -48,8 +48,12 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let share = answers.count(503) as f64 / answers.all() as f64 * 100.0;
     let p99 = answers.latency(503).value_at_quantile(0.99) as f64 / 1_000.0;
     let verdict = |reached| if reached { "reached" } else { "MISSED" };
-    let ratio = goodput / best.rate * 100.0;
-    table.figure("  offered, in an open loop", &thousands(offered), &format!("{:.1} × the best", offered / best.rate));
+    let ratio = goodput / best.rate() * 100.0;
+    table.figure(
+        "  offered, in an open loop",
+        &thousands(offered),
+        &format!("{:.1} × the best", offered / best.rate()),
+    );
     let aim = format!("{ratio:.0} % of the best, target 80 %: {}", verdict(ratio >= 80.0));
     table.figure("  goodput", &thousands(goodput), &aim);
     let aim = format!("target {REFUSED_WITHIN} ms: {}", verdict(p99 <= REFUSED_WITHIN));

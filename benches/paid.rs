@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use crate::{
     Outcome, Wanted,
     house::House,
-    load::{Cpu, histogram, measured},
+    load::{Cpu, Measured, histogram},
     shop::{ONE, PATIENCE, Shop, beside, number, order},
     table::{Beside, Table},
 };
@@ -36,7 +36,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let (took, cost) = (began.elapsed(), cpu.until(&Cpu::now(house)));
     let mut latency = histogram();
     latency.record_n(took.as_micros() as u64 / placed.max(1), placed)?;
-    let ours = measured(&latency, took, cost);
+    let ours = Measured::new(latency, took, cost);
     table.line(&format!("paid orders, {BUYERS} buyers (ms: mean of all)"), &ours, &[Beside::Target(2_000.0)]);
     shop.close().await
 }

@@ -23,7 +23,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use crate::{
     Outcome,
     house::{House, PLENTY},
-    load::{Cpu, Measured, histogram, measured},
+    load::{Cpu, Measured, histogram},
 };
 
 /// Longer than any answer takes that is not lost.
@@ -164,7 +164,7 @@ pub(crate) async fn closed(
         let counts: Vec<_> = answers.by_status.iter().map(|(status, latency)| (status, latency.len())).collect();
         return Err(format!("answers of other kinds than {status}: {counts:?}").into());
     }
-    Ok(measured(&answers.latency(status), took, cost))
+    Ok(Measured::new(answers.latency(status), took, cost))
 }
 
 async fn ask_until(target: Target, end: Instant, request: impl Fn(&Target, u64) -> Vec<u8>) -> Answers {

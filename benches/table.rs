@@ -18,35 +18,40 @@ impl Table {
     pub(crate) fn begin(wanted: Wanted) -> Self {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         println!(
-            "{} s a figure, {} cores; the machine's load before: {}",
+            "{} s a figure, {} cores ({}); the machine's load before: {}",
             wanted.seconds,
             std::thread::available_parallelism().map_or(0, usize::from),
+            processor().as_deref().unwrap_or("unknown"),
             load.split_whitespace().next().unwrap_or("unknown")
         );
-        println!("app, db: CPU microseconds that one piece costs this process (clients included) and Postgres\n");
+        println!("app, db: CPU microseconds that one piece costs this process (clients included) and Postgres");
         println!(
-            "{:<44} {:>9} {:>8} {:>8} {:>7} {:>7}   {:<28} {:>9}  ratio",
-            "", "a second", "p50 ms", "p99 ms", "app", "db", "beside", "a second"
+            "pace: nanoseconds of a fixed piece of arithmetic, just afterwards: where it is twice as long, so is all else\n"
+        );
+        println!(
+            "{:<44} {:>9} {:>8} {:>8} {:>7} {:>7} {:>5}   {:<28} {:>9}  ratio",
+            "", "a second", "p50 ms", "p99 ms", "app", "db", "pace", "beside", "a second"
         );
         Self
     }
 
     /// A measured figure and what it is held against.
     pub(crate) fn line(&self, what: &str, m: &Measured, beside: &[Beside<'_>]) {
-        let figures =
-            format!("{what:<44} {:>9} {:>8.2} {:>8.2} {:>7.1} {:>7.1}", thousands(m.rate), m.p50, m.p99, m.app, m.db);
-        self.compared(&figures, m.rate, beside);
+        let (rate, p50, p99) = (thousands(m.rate()), m.percentile(50.0), m.percentile(99.0));
+        let (app, db, pace) = (m.app(), m.db(), m.pace());
+        let figures = format!("{what:<44} {rate:>9} {p50:>8.2} {p99:>8.2} {app:>7.1} {db:>7.1} {pace:>5.1}");
+        self.compared(&figures, m.rate(), beside);
     }
 
     /// A figure that is no rate.
     pub(crate) fn figure(&self, what: &str, is: &str, aim: &str) {
-        println!("{what:<44} {is:>9}{:37}{aim}", "");
+        println!("{what:<44} {is:>9}{:43}{aim}", "");
     }
 
     fn compared(&self, figures: &str, rate: f64, beside: &[Beside<'_>]) {
         let mut left = figures.to_owned();
         for one in beside {
-            println!("{left:<88}   {}", one.told(rate));
+            println!("{left:<94}   {}", one.told(rate));
             left.clear();
         }
         if beside.is_empty() {
@@ -83,4 +88,11 @@ pub(crate) fn thousands(number: f64) -> String {
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap_or("")).collect();
     groups.join(" ")
+}
+
+/// What the machine says that it is.
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
 }

@@ -38,7 +38,7 @@ use crate::{
     },
     flights::Flight,
     journal::Verdict,
-    order::{self, Orders},
+    order::Orders,
     room::{Pass, Rooms},
     shelf::{Buying, Hold, keeps},
     sku::{HoldError, Skus},
@@ -362,12 +362,12 @@ impl Saga {
                     return buyer.tell(Err(refusal));
                 }
             };
-            let (placed, mut entry) = self.write(&checkout, holds, ids);
+            let (placed, mut entry, order) = self.write(&checkout, holds, ids);
             if let Some(pass) = &buyer.pass {
                 entry.changes.get_or_insert_default().ticket = Some(pass.used_for(placed.order_id));
             }
             self.context.retries.note_key(&checkout.principal, &checkout.key);
-            let Some(settled) = self.append(entry, &placed, buyer).await else { return };
+            let Some(settled) = self.append(entry, &placed, order, buyer).await else { return };
             match settled {
                 Settled::Told(Verdict::Committed) => return self.go_on(&placed).await,
                 Settled::Told(_) => return,
@@ -383,10 +383,14 @@ impl Saga {
     }
 
     /// Appends the entry and waits for what becomes of it. None: nobody will know any more.
-    async fn append(&self, entry: Entry, placed: &Placed, buyer: Buyer) -> Option<Settled> {
+    async fn append(&self, entry: Entry, placed: &Placed, order: Option<Order>, buyer: Buyer) -> Option<Settled> {
         let (tell, hear) = oneshot::channel();
-        let placed = placed.clone();
+        let (placed, orders) = (placed.clone(), self.orders.clone());
         let done = move |verdict| {
+            // before anybody hears: the buyer's next word may wake its actor
+            if let Some(order) = order.filter(|_| verdict == Verdict::Committed) {
+                orders.leave(order);
+            }
             let settled = if verdict == Verdict::Stale {
                 Settled::Stale(buyer)
             } else {
@@ -405,7 +409,7 @@ impl Saga {
         self.context.faults.hit("checkout.committed", "");
         if placed.payment_id.is_some() {
             self.line.step("announcing the payment");
-            self.orders.tell(placed.order_id, order::Msg::Work).await;
+            self.orders.begin(placed.order_id).await;
         }
     }
 
@@ -471,8 +475,8 @@ impl Saga {
         if short.is_empty() { Ok(holds) } else { Err(Refusal::OutOfStock(short)) }
     }
 
-    /// The one entry that places the order.
-    fn write(&self, checkout: &Checkout, holds: Vec<Hold>, mut ids: Range<i64>) -> (Placed, Entry) {
+    /// The one entry that places the order; and the order as it will be then, where a payment begins with it.
+    fn write(&self, checkout: &Checkout, holds: Vec<Hold>, mut ids: Range<i64>) -> (Placed, Entry, Option<Order>) {
         let at = self.context.clock.now();
         let order_id = OrderId(ids.next().expect("two at least were taken"));
         let free = checkout.total.minor == 0;
@@ -506,10 +510,10 @@ impl Saga {
         }));
         entry.lines = lines(order_id, checkout, holds, state);
         let mut placed = Placed { order_id, status, hold_expires_at: deadline, payment_id: None };
-        if let Some(provider) = checkout.payment.as_deref().filter(|_| !free) {
-            placed.payment_id = self.begin_payment(&mut entry, &placed, checkout, provider, ids);
-        }
-        (placed, entry)
+        let provider = checkout.payment.as_deref().filter(|_| !free);
+        let order = provider.and_then(|provider| self.begin_payment(&mut entry, &placed, checkout, provider, ids));
+        placed.payment_id = order.as_ref().and_then(|order| order.payments.first()).map(|payment| payment.id);
+        (placed, entry, order)
     }
 
     /// A payment that begins with its order: same entry, same commit.
@@ -520,14 +524,14 @@ impl Saga {
         checkout: &Checkout,
         provider: &str,
         ids: Range<i64>,
-    ) -> Option<PaymentId> {
-        let order = new_order(placed, checkout, entry.at);
+    ) -> Option<Order> {
+        let order = new_order(placed, checkout, entry);
         let mut draft = Draft::new(&order, entry.at, &self.context.policy, ids);
-        let payment_id = draft.pay(provider).ok()?;
-        let (_, mut changes) = draft.finish();
+        draft.pay(provider).ok()?;
+        let (begun, mut changes) = draft.finish();
         changes.order = None; // it is being placed: there is no row to move yet
         entry.changes = Some(Box::new(changes));
-        Some(payment_id)
+        Some(Order { version: order.version, ..begun })
     }
 }
 
@@ -557,7 +561,20 @@ fn lines(order_id: OrderId, checkout: &Checkout, holds: Vec<Hold>, state: PartSt
     by_sku.into_iter().zip(holds).map(line).collect()
 }
 
-fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
+/// The order as this entry places it.
+fn new_order(placed: &Placed, checkout: &Checkout, entry: &Entry) -> Order {
+    let part = |line: &Line| Part {
+        part: line.part,
+        line: line.line,
+        sku_id: line.hold.sku_id(),
+        quantity: line.hold.units(),
+        unit_price_minor: line.unit_price_minor,
+        state: line.state,
+        split_of: None,
+        share: line.hold.share(),
+    };
+    let mut parts: Vec<Part> = entry.lines.iter().map(part).collect();
+    parts.sort_unstable_by_key(|part| part.part);
     Order {
         id: placed.order_id,
         version: 1,
@@ -566,13 +583,13 @@ fn new_order(placed: &Placed, checkout: &Checkout, at: DateTime<Utc>) -> Order {
         hold_reason: None,
         deadline: placed.hold_expires_at,
         hold_ends_at: None,
-        created_at: at,
+        created_at: entry.at,
         total: checkout.total,
         shipping_minor: checkout.shipping.as_ref().map_or(0, |shipping| shipping.price.minor),
         service: checkout.shipping.as_ref().map(|shipping| shipping.service.clone()),
         email: checkout.email.clone(),
         ship_to: checkout.ship_to.clone(),
-        parts: Vec::<Part>::new(),
+        parts,
         payments: Vec::new(),
         refunds: Vec::new(),
         tasks: Vec::new(),

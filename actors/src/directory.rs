@@ -194,7 +194,8 @@ impl<K: Kind> Directory<K> {
         self.cells.get(&key).map(|cell| Arc::clone(&cell))
     }
 
-    fn cell(&self, key: K::Key) -> Arc<Cell<K>> {
+    /// The cell of a key, a fresh one where it has none.
+    pub(crate) fn cell(&self, key: K::Key) -> Arc<Cell<K>> {
         if let Some(cell) = self.find(key) {
             return cell;
         }

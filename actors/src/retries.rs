@@ -41,15 +41,20 @@ impl Retries {
         Self { hasher: RandomState::new(), bits: Mutex::new(bits), complete: AtomicBool::new(false) }
     }
 
-    /// An order is about to be placed with this key.
+    /// An order is about to be placed with this key, or was.
     pub(crate) fn note_key(&self, principal: &str, key: &str) {
         self.note(self.hasher.hash_one((principal, key)));
+    }
+
+    /// False: no order was placed with this key in this life.
+    pub(crate) fn knows_key(&self, principal: &str, key: &str) -> bool {
+        self.is_noted(self.hasher.hash_one((principal, key)))
     }
 
     /// False: no order was placed with this key, neither in this life nor, by this buyer, in an earlier one.
     pub(crate) fn may_be(&self, principal: &str, key: &str, email: &str) -> bool {
         !self.complete.load(Ordering::Acquire)
-            || self.is_noted(self.hasher.hash_one((principal, key)))
+            || self.knows_key(principal, key)
             || self.is_noted(self.hasher.hash_one(email))
     }
 

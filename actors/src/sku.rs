@@ -285,7 +285,8 @@ impl Actor for Keeper {
         match msg {
             Msg::Hold { units, buying, reply } => self.hold(Waiter { units, buying, reply }, waiting),
             Msg::Settled => self.serve(waiting),
-            Msg::Recount { since, reply } => drop(reply.send(self.recount(since).await)),
+            // boxed: an actor that waits for messages would else keep room for a question to Postgres
+            Msg::Recount { since, reply } => drop(reply.send(Box::pin(self.recount(since)).await)),
         }
         if !waiting.is_empty() {
             self.listen(&myself);

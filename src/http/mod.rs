@@ -23,6 +23,7 @@ mod subscriptions;
 mod webhooks;
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use futures::FutureExt;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -137,28 +138,27 @@ pub fn routes(shop: Arc<Shop>) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&shop), in_time))
-        .layer(middleware::from_fn(measure))
-        .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a handler panicked");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error").into_response()
-        }))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shop), every_request))
         .with_state(shop)
 }
 
-/// No request waits for ever. Handlers that wait for one thing say so themselves, and sooner; this is for the rest, and
-/// leaves room for a body that takes its time and then a handler that does.
-async fn in_time(axum::extract::State(shop): State, request: Request, next: Next) -> Response {
-    let limit = shop.limits.timeout * 2 + MARGIN;
-    let answer = tokio::time::timeout(limit, next.run(request)).await;
-    answer.unwrap_or_else(|_| Problem::outcome_unknown().into_response())
-}
-
-/// How long each route takes, by route and status: never by id.
-async fn measure(request: Request, next: Next) -> Response {
+/// What every request is given: an answer although its handler waits for ever or panics, and its time taken, by route and
+/// status, never by id. One layer for all of it: each is a box and a clone, which "sold out" would notice.
+async fn every_request(axum::extract::State(shop): State, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let began = Instant::now();
-    let response = next.run(request).await;
+    // handlers that wait for one thing say so themselves, and sooner; this is for the rest, and leaves room for a body that
+    // takes its time and then a handler that does
+    let limit = shop.limits.timeout * 2 + MARGIN;
+    let answer = tokio::time::timeout(limit, AssertUnwindSafe(next.run(request)).catch_unwind()).await;
+    let response = match answer {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("a handler panicked");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error").into_response()
+        }
+        Err(_) => Problem::outcome_unknown().into_response(),
+    };
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     telemetry::answered(route, response.status().as_u16(), began.elapsed());
     response

@@ -238,7 +238,7 @@ fn nudge(sku_id: SkuId) -> souk_actors::Adjust {
 async fn a_conflict_or_a_failure_in_a_batch_harms_no_neighbour() {
     let (shop, proxy) = behind_proxy().await;
     let sku_id = shop.sku(1_000).await;
-    let used = basket(&[(sku_id, 1)]);
+    let mut used = basket(&[(sku_id, 1)]);
     let CheckedOut::New(before) = shop.engine.checkout(used.clone()).await.unwrap() else { panic!("it is new") };
     let moved = shop.order(sku_id, 1).await;
     let steady = shop.order(sku_id, 1).await;
@@ -249,6 +249,14 @@ async fn a_conflict_or_a_failure_in_a_batch_harms_no_neighbour() {
     let mut conn = shop.db.conn().await;
     sqlx::query("update customer_order set version = version + 1 where id = $1")
         .bind(moved)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    // and a key is one that this engine has not seen used
+    used.key = "of an earlier life".into();
+    sqlx::query("update idempotency set key = $1 where ref_id = $2")
+        .bind(&used.key)
+        .bind(before.order_id)
         .execute(&mut conn)
         .await
         .unwrap();
@@ -270,7 +278,7 @@ async fn a_conflict_or_a_failure_in_a_batch_harms_no_neighbour() {
     let poison: Vec<_> = (0..3)
         .map(|_| {
             let mut checkout = basket(&[(sku_id, 1)]);
-            checkout.ship_to.city = "Spring\0field".into();
+            checkout.principal = "no\0body".into();
             buy(checkout)
         })
         .collect();
@@ -333,6 +341,50 @@ async fn who_asks_again_after_hanging_up_waits_and_finds_the_order() {
     assert_eq!(shop.engine.journal().failures, 0);
     assert_eq!(shop.count("select count(*) from customer_order").await, 3);
     assert_eq!(shop.stock(sku_id).await, (10, 4));
+    shop.clean().await;
+    shop.engine.stop().await;
+}
+
+/// A key of an earlier life is not known to this one, so it is the journal that finds it: its batch is written without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_an_earlier_life_costs_its_neighbours_nothing() {
+    let (before, proxy) = behind_proxy().await;
+    let sku_id = before.sku(100).await;
+    let old = basket(&[(sku_id, 2)]);
+    let Ok(CheckedOut::New(placed)) = before.engine.checkout(old.clone()).await else { panic!("placed") };
+    before.engine.stop().await;
+
+    let shop =
+        Arc::new(TestEngine::on(Arc::clone(&before.db), proxy.through(&before.db.connect), Setup::default()).await);
+    shop.order(sku_id, 1).await; // its actor is awake, and there are numbers
+    let buy = |checkout: souk_actors::Checkout| {
+        let shop = Arc::clone(&shop);
+        tokio::spawn(async move { shop.engine.checkout(checkout).await })
+    };
+    proxy.hold_up(true);
+    let mut buyers = vec![buy(basket(&[(sku_id, 1)]))];
+    eventually("the first batch is on its way", async || {
+        shop.actor(&format!("sku/{sku_id}")).is_some_and(|actor| actor.handled == 2)
+            && shop.engine.journal().queued == 0
+    })
+    .await;
+    buyers.extend((0..5).map(|_| buy(basket(&[(sku_id, 1)]))));
+    let again = buy(old.clone());
+    buyers.extend((0..5).map(|_| buy(basket(&[(sku_id, 1)]))));
+    eventually("they are in the queue", async || shop.engine.journal().queued == 11).await;
+    let batches = shop.engine.journal().batches;
+    proxy.hold_up(false);
+
+    for buyer in buyers {
+        assert!(matches!(buyer.await.unwrap(), Ok(CheckedOut::New(_))));
+    }
+    assert_eq!(again.await.unwrap().expect("it is found"), CheckedOut::Replayed(placed.order_id));
+    let report = shop.engine.journal();
+    assert_eq!((report.batches - batches, report.conflicts, report.failures), (2, 1, 0), "one batch, one taken out");
+    // and from now on it is known, and does not come to the journal again
+    assert_eq!(shop.engine.checkout(old).await.expect("it is found"), CheckedOut::Replayed(placed.order_id));
+    assert_eq!(shop.engine.journal().conflicts, 1);
+    assert_eq!(shop.stock(sku_id).await, (100, 2 + 1 + 11));
     shop.clean().await;
     shop.engine.stop().await;
 }

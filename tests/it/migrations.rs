@@ -62,6 +62,7 @@ async fn a_shop_that_sold_with_the_first_tables_goes_on() {
     let shop = TestEngine::on(Arc::clone(&db), db.connect.clone(), setup).await;
     let [paid, open, cancelled] = [101, 102, 103].map(OrderId);
     assert_eq!(shop.view(paid).await.payment_status, PaymentSummary::Paid);
+    assert_eq!(shop.view(paid).await.shipping_address.city, "Springfield");
     assert_eq!(shop.view(cancelled).await.payment_status, PaymentSummary::Refunding);
     eventually("its payment is announced", async || shop.view(open).await.payments[0].approve_url.is_some()).await;
 

@@ -122,7 +122,7 @@ async fn nobody_overtakes_who_waits() {
     let buyer = |quantity, name: &'static str| {
         let shop = Arc::clone(&shop);
         let mut checkout = basket(&[(sku_id, quantity)]);
-        checkout.ship_to.name = name.into();
+        checkout.principal = name.into();
         tokio::spawn(async move { shop.engine.checkout(checkout).await })
     };
     let handled = || shop.actor(&format!("sku/{sku_id}")).map_or(0, |actor| actor.handled);
@@ -175,7 +175,7 @@ async fn a_buyer_who_leaves_the_queue_holds_nothing() {
     let poison = {
         let shop = Arc::clone(&shop);
         let mut checkout = basket(&[(sku_id, 2)]);
-        checkout.ship_to.name = "\0".into(); // Postgres will refuse it, and its promise falls through
+        checkout.principal = "\0".into(); // Postgres will refuse it, and its promise falls through
         tokio::spawn(async move { shop.engine.checkout(checkout).await })
     };
     eventually("the first is promised both", async || handled() == 1).await;

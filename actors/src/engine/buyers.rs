@@ -75,12 +75,13 @@ impl Engine {
             self.takes(provider)?;
         }
         self.serving()?;
-        let retry = Retry::of(&checkout);
+        let retries = &self.context.retries;
         if let Some(short) = self.sold_out(&checkout)
-            && !self.may_be(&retry)
+            && !retries.may_be(&checkout.principal, &checkout.key, checkout.email.as_str())
         {
             return Err(Refusal::OutOfStock(short));
         }
+        let retry = Retry::of(&checkout);
         let flight = loop {
             match self.flights.board(&retry.principal, &retry.key, retry.fingerprint)? {
                 Boarding::First(flight) => break flight,
@@ -92,10 +93,17 @@ impl Engine {
                 }
             }
         };
+        // a key that was used fails the batch that it comes in: the journal takes it out, but is not to be asked for that
+        if retries.knows_key(&retry.principal, &retry.key)
+            && let Some(order_id) = self.placed_before(&retry).await?
+        {
+            return Ok(CheckedOut::Replayed(order_id));
+        }
         let permit = self.admit()?;
         match self.checkouts.begin(checkout, flight, permit).await {
             Ok(Outcome::Placed(placed)) => Ok(CheckedOut::New(placed)),
             Ok(Outcome::KeyTaken) => {
+                retries.note_key(&retry.principal, &retry.key);
                 let before = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;
                 before.map(|id| CheckedOut::Replayed(OrderId(id))).ok_or(Refusal::Fault)
             }
@@ -125,16 +133,12 @@ impl Engine {
         Some(short).filter(|short| !short.is_empty())
     }
 
-    fn may_be(&self, retry: &Retry) -> bool {
-        self.context.retries.may_be(&retry.principal, &retry.key, &retry.email)
-    }
-
     /// The order that a checkout has placed with its key, if it has. Postgres is asked only where it may have.
     ///
     /// # Errors
     /// [`Refusal::KeyReused`] where the key was used for something else.
     pub async fn placed_before(&self, retry: &Retry) -> Result<Option<OrderId>, Refusal> {
-        if !self.may_be(retry) {
+        if !self.context.retries.may_be(&retry.principal, &retry.key, &retry.email) {
             return Ok(None);
         }
         let used = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;

@@ -1,14 +1,15 @@
 //! The order actor: one an order, and the only one that moves it.
 //!
-//! It activates with the first message after the placement and loads the order once. Each message is a decision tried on a
-//! [`Draft`], committed by the journal, and only then believed. One entry is in flight at a time; the journal's fence on
-//! the order's version catches whatever this actor does not know, and then it loads and decides again, once.
+//! It activates with the first message after the placement and loads the order once, unless the checkout that has just
+//! placed it hands it over. Each message is a decision tried on a [`Draft`], committed by the journal, and only then
+//! believed. One entry is in flight at a time; the journal's fence on the order's version catches whatever this actor does
+//! not know, and then it loads and decides again, once.
 
 pub(crate) mod parcels;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use async_trait::async_trait;
@@ -128,11 +129,33 @@ pub(crate) enum Answer {
     Failed(ProviderError),
 }
 
+/// An order that was placed a moment ago, on its way to its actor.
+#[derive(Default)]
+pub(crate) struct JustPlaced(Mutex<Option<Box<Order>>>);
+
+impl JustPlaced {
+    fn swap(&self, order: Option<Box<Order>>) -> Option<Box<Order>> {
+        std::mem::replace(&mut self.0.lock().expect("no panic under this lock"), order)
+    }
+}
+
 /// What the engine holds of all order actors.
 #[derive(Clone)]
 pub(crate) struct Orders(pub Arc<Directory<Orderly>>);
 
 impl Orders {
+    /// Leaves an order that was just placed for its actor, which begins with it as it was committed, and reads nothing.
+    pub(crate) fn leave(&self, order: Order) {
+        self.0.cell(order.id).shared.swap(Some(Box::new(order)));
+    }
+
+    /// Has an order that was left for its actor do what it was placed with.
+    pub(crate) async fn begin(&self, order_id: OrderId) {
+        self.tell(order_id, Msg::Work).await;
+        // should nobody have taken it: what is loaded later is newer
+        self.0.find(order_id).and_then(|cell| cell.shared.swap(None));
+    }
+
     /// Sends a message that nobody waits for. Should it not arrive, what it is about is still due in Postgres.
     pub(crate) async fn tell(&self, order_id: OrderId, msg: Msg) {
         if let Err(refusal) = self.0.send(order_id, msg).await {
@@ -159,12 +182,17 @@ impl Kind for Orderly {
     const ESCALATES: bool = false;
     type Key = OrderId;
     type Msg = Msg;
-    type Shared = ();
+    type Shared = JustPlaced;
 
-    fn shared(&self, _: OrderId) {}
+    fn shared(&self, _: OrderId) -> JustPlaced {
+        JustPlaced::default()
+    }
 
     async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
-        let order = load(&self.context, cell.key).await?;
+        let order = match cell.shared.swap(None) {
+            Some(placed) => *placed,
+            None => load(&self.context, cell.key).await?,
+        };
         let keeper = Keeper {
             order_id: cell.key,
             context: Arc::clone(&self.context),
@@ -176,7 +204,7 @@ impl Kind for Orderly {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, (): &()) -> bool {
+    fn may_rest(&self, _: &JustPlaced) -> bool {
         true
     }
 }

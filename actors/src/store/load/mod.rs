@@ -29,6 +29,11 @@ fn word<T: std::str::FromStr<Err: std::fmt::Display>>(row: &PgRow, column: &str)
     row.try_get::<String, _>(column)?.parse().map_err(odd)
 }
 
+/// What is kept as plain text, and is JSON.
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(text).map_err(odd)
+}
+
 /// The counters of many SKUs in one question; SKUs that do not exist are left out.
 pub(crate) async fn counters(pool: &PgPool, sku_ids: &[i64]) -> Result<HashMap<i64, Counters>, sqlx::Error> {
     let rows = sqlx::query("select sku_id, on_hand, reserved, unpaid, version from stock where sku_id = any($1)")

@@ -2,13 +2,14 @@
 
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use super::{odd, parcels, word};
+use super::{json, odd, parcels, word};
 use crate::domain::{
-    About, Address, Created, Currency, Customer, Email, Fact, Money, Order, OrderId, OrderStatus, Part, Payment,
-    PaymentId, Refund, RefundId, Return, SaleId, SaleShare, Service, Shipment, ShipmentId, Task, TaskId, Units,
+    About, Address, Created, Currency, Customer, Email, Fact, Money, Order, OrderId, Part, Payment, PaymentId, Refund,
+    RefundId, SaleId, SaleShare, Service, ShipmentId, Task, TaskId, Units,
 };
 
-/// An order with all that decisions about it need.
+/// An order with all that decisions about it need. Of most orders there are no refunds, parcels and open calls: which of
+/// them there are is read with its row, and nothing is asked about the others.
 ///
 /// The version is read first: should the order move while the rest is read, the next decision meets the journal's fence,
 /// changes nothing and loads again.
@@ -16,7 +17,12 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
     let Some(row) = sqlx::query(
         "select version, status::text, hold_reason, email, address, currency, total_minor, shipping_minor, shipping, deadline,
              hold_ends_at, created_at,
-             (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event
+             (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event,
+             exists (select from payment p where p.order_id = o.id) as has_payments,
+             exists (select from refund r where r.order_id = o.id) as has_refunds,
+             exists (select from task t where t.order_id = o.id and t.state = 'open') as has_tasks,
+             exists (select from shipment s where s.order_id = o.id) as has_shipments,
+             exists (select from goods_return g where g.order_id = o.id) as has_returns
          from customer_order o where id = $1",
     )
     .bind(order_id)
@@ -25,45 +31,30 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
     else {
         return Ok(None);
     };
+    let has = |what: &str| row.try_get::<bool, _>(what);
     let currency: Currency = word(&row, "currency")?;
-    let status: OrderStatus = word(&row, "status")?;
-    let (shipments, returns) = goods(pool, order_id, status).await?;
     let order = Order {
         id: order_id,
         version: row.try_get("version")?,
         last_event: row.try_get("last_event")?,
-        status,
+        status: word(&row, "status")?,
         hold_reason: row.try_get("hold_reason")?,
         deadline: row.try_get("deadline")?,
         hold_ends_at: row.try_get("hold_ends_at")?,
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
         shipping_minor: row.try_get("shipping_minor")?,
-        service: row.try_get::<Option<sqlx::types::Json<Service>>, _>("shipping")?.map(|service| service.0),
+        service: json::<Option<Service>>(row.try_get::<Option<&str>, _>("shipping")?.unwrap_or("null"))?,
         email: row.try_get::<String, _>("email")?.parse::<Email>().map_err(odd)?,
-        ship_to: row.try_get::<sqlx::types::Json<Address>, _>("address")?.0,
+        ship_to: json::<Address>(row.try_get("address")?)?,
         parts: parts(pool, order_id).await?,
-        payments: payments(pool, order_id).await?,
-        refunds: refunds(pool, order_id).await?,
-        tasks: tasks(pool, order_id, currency).await?,
-        shipments,
-        returns,
+        payments: if has("has_payments")? { payments(pool, order_id).await? } else { Vec::new() },
+        refunds: if has("has_refunds")? { refunds(pool, order_id).await? } else { Vec::new() },
+        tasks: if has("has_tasks")? { tasks(pool, order_id, currency).await? } else { Vec::new() },
+        shipments: if has("has_shipments")? { parcels::shipments(pool, order_id).await? } else { Vec::new() },
+        returns: if has("has_returns")? { parcels::returns(pool, order_id).await? } else { Vec::new() },
     };
     Ok(Some(order))
-}
-
-/// Parcels are of orders that were paid: the others are not asked about them.
-async fn goods(
-    pool: &PgPool,
-    order_id: OrderId,
-    status: OrderStatus,
-) -> Result<(Vec<Shipment>, Vec<Return>), sqlx::Error> {
-    match status {
-        OrderStatus::AwaitingPayment | OrderStatus::Expired => Ok((Vec::new(), Vec::new())),
-        OrderStatus::Confirmed | OrderStatus::Completed | OrderStatus::Cancelling | OrderStatus::Cancelled => {
-            Ok((parcels::shipments(pool, order_id).await?, parcels::returns(pool, order_id).await?))
-        }
-    }
 }
 
 async fn parts(pool: &PgPool, order_id: OrderId) -> Result<Vec<Part>, sqlx::Error> {

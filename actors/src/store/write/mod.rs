@@ -108,8 +108,8 @@ impl Series {
     }
 }
 
-/// Writes a batch. `Ok` means committed. Where a sale in it had no room after all, its entries are taken out and the rest is
-/// written: looking first would cost every batch of a sale what hardly ever happens.
+/// Writes a batch. `Ok` means committed. Where a key in it was used before after all, or a sale had no room, those entries
+/// are taken out and the rest is written: looking first would cost every batch what hardly ever happens.
 pub(crate) async fn batch(
     conn: &mut PgConnection,
     fence: Fence,
@@ -117,11 +117,15 @@ pub(crate) async fn batch(
     entries: &[Entry],
 ) -> Result<Written, WriteError> {
     let error = match without(conn, fence, numbers, entries, Vec::new()).await {
-        Err(WriteError::Database(error)) if sales::may_have_no_room(&error) => error,
+        Err(WriteError::Database(error)) if place::may_be_used_before(&error) || sales::may_have_no_room(&error) => {
+            error
+        }
         settled => return settled,
     };
-    let no_room = sales::without_room(conn, entries).await?;
-    if no_room.is_empty() { Err(error.into()) } else { without(conn, fence, numbers, entries, no_room).await }
+    let mut conflicts = place::used_before(conn, entries).await?;
+    let first: Vec<&Entry> = entries.iter().filter(|entry| entry.conflict(&conflicts).is_none()).collect();
+    conflicts.append(&mut sales::without_room(conn, &first).await?);
+    if conflicts.is_empty() { Err(error.into()) } else { without(conn, fence, numbers, entries, conflicts).await }
 }
 
 /// Writes a batch without the entries that these conflicts take out.

@@ -11,30 +11,25 @@ use crate::store::entry::{Entry, Key};
 /// a sale is in the statement only where there are such lines: the others pay nothing for it.
 ///
 /// `unnest` stands in select lists, not in `from`: there Postgres would write every column to a store of its own first. Keys
-/// that were used are looked for and left out, instead of `on conflict do nothing`, which writes every row twice over;
-/// there is one writer, so nobody can use a key in between.
+/// are not looked for before they are written: one that was used fails the batch, and is found by a second look (see
+/// [`used_before`]). The states that all but few rows have are spelt out, since a word that is cast is looked up in the
+/// catalogue, row by row. Counters move by the lines themselves and not by the ledger rows that are made of each of them,
+/// which would have to be kept and read once more.
 macro_rules! place_sql {
     ($fence:literal $(, sales: $arrays:literal, $names:literal, $written:literal, $all_taken:literal)?) => {
         concat!(
             "with fence as (", $fence, "),
-         want_key as materialized (
-             select unnest($3::text[]) as principal, unnest($4::text[]) as key, unnest($5::text[]) as route,
-                 unnest($6::bytea[]) as fingerprint, unnest($7::bigint[]) as ref_id, unnest($8::timestamptz[]) as at
-             from fence
-         ), dead as materialized (
-             select ref_id from want_key k
-             where exists (select from idempotency i where i.principal = k.principal and i.key = k.key)
-             union all
-             select unnest($29::bigint[])
-         ), kept as (
+         kept as (
              insert into idempotency (principal, key, route, fingerprint, ref_id, created_at)
-             select principal, key, route, fingerprint, ref_id, at from want_key
-             where ref_id not in (select ref_id from dead)
+             select unnest($3::text[]), unnest($4::text[]), unnest($5::text[]), unnest($6::bytea[]), unnest($7::bigint[]),
+                 unnest($8::timestamptz[])
+             from fence
          ), placed as (
              insert into customer_order
                  (id, version, status, email, address, currency, total_minor, deadline, created_at, shipping_minor, shipping)
-             select id, 1, status::order_status, email, address::jsonb, currency, total_minor, deadline, at,
-                 shipping_minor, shipping::jsonb
+             select id, 1,
+                 case status when 'awaiting_payment' then 'awaiting_payment'::order_status else status::order_status end,
+                 email, address, currency, total_minor, deadline, at, shipping_minor, shipping
              from (
                  select unnest($9::bigint[]) as id, unnest($10::text[]) as status, unnest($11::text[]) as email,
                      unnest($12::text[]) as address, unnest($13::text[]) as currency, unnest($14::bigint[]) as total_minor,
@@ -42,32 +37,28 @@ macro_rules! place_sql {
                      unnest($17::bigint[]) as shipping_minor, unnest($18::text[]) as shipping
                  from fence
              ) o
-             where id not in (select ref_id from dead)
          ), want_line as materialized (
-             select * from (
-                 select unnest($19::bigint[]) as order_id, unnest($20::int[]) as part, unnest($21::int[]) as line,
-                     unnest($22::bigint[]) as sku_id, unnest($23::bigint[]) as quantity,
-                     unnest($24::bigint[]) as unit_price_minor, unnest($25::text[]) as state, unnest($26::text[]) as who,
-                     unnest($27::timestamptz[]) as at, generate_series(1, cardinality($19::bigint[])) as n", $($arrays,)? "
-                 from fence
-             ) l
-             where order_id not in (select ref_id from dead)
+             select unnest($19::bigint[]) as order_id, unnest($20::int[]) as part, unnest($21::int[]) as line,
+                 unnest($22::bigint[]) as sku_id, unnest($23::bigint[]) as quantity,
+                 unnest($24::bigint[]) as unit_price_minor, unnest($25::text[]) as state, unnest($26::text[]) as who,
+                 unnest($27::timestamptz[]) as at, generate_series(1, cardinality($19::bigint[])) as n", $($arrays,)? "
+             from fence
          ), reserved as (
              insert into reservation (order_id, part, line, sku_id, quantity, unit_price_minor, state", $($names,)? ")
-             select order_id, part, line, sku_id, quantity, unit_price_minor, state::reservation_state", $($names,)? "
+             select order_id, part, line, sku_id, quantity, unit_price_minor,
+                 case state when 'held' then 'held'::reservation_state else state::reservation_state end", $($names,)? "
              from want_line
          ), ", $($written,)? "
          written as (
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
              select $28 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
-             returning sku_id, d_on_hand, d_reserved
          ), ",
             stock_by_ledger!(
-                "select sku_id, d_on_hand, d_reserved, d_reserved as d_unpaid from written
-                 union all select sku_id, 0, 0, -quantity from want_line where state <> 'held'"
+                "select sku_id, 0 as d_on_hand, quantity as d_reserved,
+                     case state when 'held' then quantity else 0 end as d_unpaid from want_line"
             ),
             "
-         select answer.*, (select seq from fence) as seq, array(select ref_id from dead) as dead,
+         select answer.*, (select seq from fence) as seq,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there", $($all_taken,)? "
          from answer"
         )
@@ -80,8 +71,8 @@ macro_rules! place_in_sales_sql {
         place_sql!(
             $fence,
             sales: ",
-                     unnest($30::bigint[]) as sale_id, unnest($31::bytea[]) as customer,
-                     unnest($32::int[]) as version",
+                 unnest($29::bigint[]) as sale_id, unnest($30::bytea[]) as customer,
+                 unnest($31::int[]) as version",
             ", sale_id, customer",
             "want_share as materialized (
              select sale_id, sku_id, sum(quantity)::bigint as units,
@@ -139,9 +130,12 @@ pub(super) async fn place(
     base: i64,
     entries: &[&Entry],
 ) -> Result<Written, WriteError> {
-    let orders: Vec<_> = entries.iter().filter_map(|e| e.place.as_deref().map(|order| (*e, order))).collect();
-    let (keys, twice) = first_uses(orders.iter().filter_map(|(e, _)| e.key.as_ref().map(|key| (*e, key))));
-    let lines: Vec<_> = entries.iter().flat_map(|e| e.lines.iter().map(move |line| (*e, line))).collect();
+    let (keys, twice) =
+        first_uses(entries.iter().filter_map(|e| e.place.as_ref().and(e.key.as_ref()).map(|key| (*e, key))));
+    let conflicts: Vec<i64> = column(&twice, |(_, key)| key.ref_id);
+    let live = || entries.iter().filter(|entry| entry.conflict(&conflicts).is_none());
+    let orders: Vec<_> = live().filter_map(|e| e.place.as_deref().map(|order| (*e, order))).collect();
+    let lines: Vec<_> = live().flat_map(|e| e.lines.iter().map(move |line| (*e, line))).collect();
     if place == Place::Within && orders.is_empty() && lines.is_empty() {
         return Ok(Written::default());
     }
@@ -174,8 +168,7 @@ pub(super) async fn place(
         .bind(column(&lines, |(_, line)| line.state.as_str()))
         .bind(column(&lines, |(entry, _)| entry.who.as_str()))
         .bind(column(&lines, |(entry, _)| entry.at))
-        .bind(base)
-        .bind(column(&twice, |(_, key)| key.ref_id));
+        .bind(base);
     let question = if in_sales {
         let shares = column(&lines, |(_, line)| line.hold.share());
         question
@@ -189,9 +182,30 @@ pub(super) async fn place(
     if row.try_get::<Option<i64>, _>("seq")?.is_none() {
         return Err(WriteError::Fenced);
     }
-    let mut written = Written { conflicts: row.try_get("dead")?, ..Written::default() };
+    let mut written = Written { conflicts, ..Written::default() };
     read_counters(&row, &mut written.counters)?;
     Ok(written)
+}
+
+/// Whether Postgres may have refused a batch because a checkout in it used a key again.
+pub(super) fn may_be_used_before(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.constraint() == Some("idempotency_pkey"))
+}
+
+/// The placements of a batch whose keys were used before, by their orders' ids. There is one writer, so nobody can use a key
+/// between this look and the next try. The engine has looked before it began where it knew a key, so this finds something
+/// only where a key is of an earlier life.
+pub(super) async fn used_before(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
+    let keys: Vec<&Key> = entries.iter().filter_map(|e| e.place.as_ref().and(e.key.as_ref())).collect();
+    sqlx::query_scalar(
+        "select ref_id from unnest($1::bigint[], $2::text[], $3::text[]) as w(ref_id, principal, key)
+         where exists (select from idempotency i where i.principal = w.principal and i.key = w.key)",
+    )
+    .bind(column(&keys, |key| key.ref_id))
+    .bind(column(&keys, |key| key.principal.as_str()))
+    .bind(column(&keys, |key| key.key.as_str()))
+    .fetch_all(conn)
+    .await
 }
 
 type Keyed<'a> = (&'a Entry, &'a Key);

@@ -49,8 +49,11 @@ impl Room {
 /// The entries of a batch that their sales have no room for, by their `look_id`s: the first come are served. The SKU's actor
 /// has decided before, so this finds something only where a sale changed, began or ended meanwhile. Lines of orders that are
 /// there already come first: the order's row moves with them, before a checkout is looked at.
-pub(super) async fn without_room(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
-    let mut of_sales: Vec<&Entry> = entries.iter().filter(|entry| entry.is_of_a_sale()).collect();
+pub(super) async fn without_room(conn: &mut PgConnection, entries: &[&Entry]) -> Result<Vec<i64>, sqlx::Error> {
+    let mut of_sales: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.is_of_a_sale()).collect();
+    if of_sales.is_empty() {
+        return Ok(Vec::new());
+    }
     of_sales.sort_by_key(|entry| entry.place.is_some());
     let mut rooms = rooms(conn, &of_sales).await?;
     let mut without = Vec::new();
