@@ -38,7 +38,7 @@ use crate::{
     },
     flights::Flight,
     journal::Verdict,
-    order::Orders,
+    order::{self, Orders},
     room::{Pass, Rooms},
     shelf::{Buying, Hold, keeps},
     sku::{HoldError, Skus},
@@ -409,7 +409,7 @@ impl Saga {
         self.context.faults.hit("checkout.committed", "");
         if placed.payment_id.is_some() {
             self.line.step("announcing the payment");
-            self.orders.begin(placed.order_id).await;
+            self.orders.tell(placed.order_id, order::Msg::Work).await;
         }
     }
 

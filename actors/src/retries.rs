@@ -41,7 +41,7 @@ impl Retries {
         Self { hasher: RandomState::new(), bits: Mutex::new(bits), complete: AtomicBool::new(false) }
     }
 
-    /// An order is about to be placed with this key, or was.
+    /// An order is about to be placed with this key.
     pub(crate) fn note_key(&self, principal: &str, key: &str) {
         self.note(self.hasher.hash_one((principal, key)));
     }

@@ -13,6 +13,8 @@ use crate::support::{
 
 /// The newest migration of the first release.
 const FIRST_RELEASE: i64 = 3;
+/// The last before addresses and services were plain text.
+const TAKEN_APART: i64 = 15;
 
 /// What that release left: one order paid, one whose payment is still to be announced, one called off with its refund
 /// under way; each of two units at five dollars.
@@ -51,6 +53,10 @@ async fn a_shop_that_sold_with_the_first_tables_goes_on() {
     let mut conn = db.conn().await;
     migrate_to(&mut conn, FIRST_RELEASE).await;
     sqlx::raw_sql(LEFT).execute(&mut conn).await.expect("as the first release wrote it");
+    migrate_to(&mut conn, TAKEN_APART).await;
+    let sent = "update customer_order set shipping = '{\"provider\":\"manual\",\"carrier\":\"\",\"token\":\"post\",\"name\":\"By post\"}'
+        where id = 101";
+    sqlx::query(sent).execute(&mut conn).await.expect("as a later release wrote it");
     souk::database::MIGRATIONS.run(&mut conn).await.expect("the later migrations go through");
     conn.close().await.ok();
 
@@ -63,6 +69,7 @@ async fn a_shop_that_sold_with_the_first_tables_goes_on() {
     let [paid, open, cancelled] = [101, 102, 103].map(OrderId);
     assert_eq!(shop.view(paid).await.payment_status, PaymentSummary::Paid);
     assert_eq!(shop.view(paid).await.shipping_address.city, "Springfield");
+    assert_eq!(shop.view(paid).await.shipping.map(|chosen| chosen.service.name).as_deref(), Some("By post"));
     assert_eq!(shop.view(cancelled).await.payment_status, PaymentSummary::Refunding);
     eventually("its payment is announced", async || shop.view(open).await.payments[0].approve_url.is_some()).await;
 

@@ -111,7 +111,7 @@ async fn a_carriers_rate_is_chosen_and_paid_with_the_goods() {
         shop.becomes(&placed, "confirmed", "paid").await;
     }
     let kept =
-        "select count(*) from customer_order where shipping_minor = 1087 and shipping = jsonb_build_object('provider',
+        "select count(*) from customer_order where shipping_minor = 1087 and shipping::jsonb = jsonb_build_object('provider',
         'shippo', 'carrier', 'usps', 'token', 'usps_priority', 'name', 'USPS Priority Mail')";
     assert_eq!(shop.count(kept).await, 2);
     shop.close().await;

@@ -93,17 +93,16 @@ impl Engine {
                 }
             }
         };
+        let permit = self.admit()?;
         // a key that was used fails the batch that it comes in: the journal takes it out, but is not to be asked for that
         if retries.knows_key(&retry.principal, &retry.key)
             && let Some(order_id) = self.placed_before(&retry).await?
         {
             return Ok(CheckedOut::Replayed(order_id));
         }
-        let permit = self.admit()?;
         match self.checkouts.begin(checkout, flight, permit).await {
             Ok(Outcome::Placed(placed)) => Ok(CheckedOut::New(placed)),
             Ok(Outcome::KeyTaken) => {
-                retries.note_key(&retry.principal, &retry.key);
                 let before = self.used(&retry.principal, &retry.key, "checkout", &retry.fingerprint).await?;
                 before.map(|id| CheckedOut::Replayed(OrderId(id))).ok_or(Refusal::Fault)
             }

@@ -129,13 +129,33 @@ pub(crate) enum Answer {
     Failed(ProviderError),
 }
 
-/// An order that was placed a moment ago, on its way to its actor.
+/// An order on its way from the checkout that has placed it to its actor.
 #[derive(Default)]
-pub(crate) struct JustPlaced(Mutex<Option<Box<Order>>>);
+pub(crate) struct Handover(Mutex<HandedOver>);
 
-impl JustPlaced {
-    fn swap(&self, order: Option<Box<Order>>) -> Option<Box<Order>> {
-        std::mem::replace(&mut self.0.lock().expect("no panic under this lock"), order)
+#[derive(Default)]
+enum HandedOver {
+    #[default]
+    NotYet,
+    Left(Box<Order>),
+    /// An actor has begun, with it or before it came: whatever comes or is still there may be old.
+    TooLate,
+}
+
+impl Handover {
+    fn leave(&self, order: Order) {
+        let mut handed_over = self.0.lock().expect("no panic under this lock");
+        if matches!(*handed_over, HandedOver::NotYet) {
+            *handed_over = HandedOver::Left(Box::new(order));
+        }
+    }
+
+    fn take(&self) -> Option<Box<Order>> {
+        let mut handed_over = self.0.lock().expect("no panic under this lock");
+        match std::mem::replace(&mut *handed_over, HandedOver::TooLate) {
+            HandedOver::Left(order) => Some(order),
+            HandedOver::NotYet | HandedOver::TooLate => None,
+        }
     }
 }
 
@@ -146,14 +166,7 @@ pub(crate) struct Orders(pub Arc<Directory<Orderly>>);
 impl Orders {
     /// Leaves an order that was just placed for its actor, which begins with it as it was committed, and reads nothing.
     pub(crate) fn leave(&self, order: Order) {
-        self.0.cell(order.id).shared.swap(Some(Box::new(order)));
-    }
-
-    /// Has an order that was left for its actor do what it was placed with.
-    pub(crate) async fn begin(&self, order_id: OrderId) {
-        self.tell(order_id, Msg::Work).await;
-        // should nobody have taken it: what is loaded later is newer
-        self.0.find(order_id).and_then(|cell| cell.shared.swap(None));
+        self.0.cell(order.id).shared.leave(order);
     }
 
     /// Sends a message that nobody waits for. Should it not arrive, what it is about is still due in Postgres.
@@ -182,14 +195,14 @@ impl Kind for Orderly {
     const ESCALATES: bool = false;
     type Key = OrderId;
     type Msg = Msg;
-    type Shared = JustPlaced;
+    type Shared = Handover;
 
-    fn shared(&self, _: OrderId) -> JustPlaced {
-        JustPlaced::default()
+    fn shared(&self, _: OrderId) -> Handover {
+        Handover::default()
     }
 
     async fn start(&self, cell: &Arc<Cell<Self>>, supervisor: ActorCell) -> Result<ActorRef<Envelope<Self>>, Refusal> {
-        let order = match cell.shared.swap(None) {
+        let order = match cell.shared.take() {
             Some(placed) => *placed,
             None => load(&self.context, cell.key).await?,
         };
@@ -204,7 +217,7 @@ impl Kind for Orderly {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, _: &JustPlaced) -> bool {
+    fn may_rest(&self, _: &Handover) -> bool {
         true
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         total: Money::new(row.try_get("total_minor")?, currency),
         shipping_minor: row.try_get("shipping_minor")?,
         service: json::<Option<Service>>(row.try_get::<Option<&str>, _>("shipping")?.unwrap_or("null"))?,
-        email: row.try_get::<String, _>("email")?.parse::<Email>().map_err(odd)?,
+        email: Email::stored(row.try_get("email")?),
         ship_to: json::<Address>(row.try_get("address")?)?,
         parts: parts(pool, order_id).await?,
         payments: if has("has_payments")? { payments(pool, order_id).await? } else { Vec::new() },

@@ -194,7 +194,8 @@ pub(super) fn may_be_used_before(error: &sqlx::Error) -> bool {
 
 /// The placements of a batch whose keys were used before, by their orders' ids. There is one writer, so nobody can use a key
 /// between this look and the next try. The engine has looked before it began where it knew a key, so this finds something
-/// only where a key is of an earlier life.
+/// only where a key is of an earlier life. It does not see a key that a command of the same batch writes: a batch like that is
+/// cut in two until they are apart.
 pub(super) async fn used_before(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
     let keys: Vec<&Key> = entries.iter().filter_map(|e| e.place.as_ref().and(e.key.as_ref())).collect();
     sqlx::query_scalar(
