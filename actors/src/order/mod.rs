@@ -5,11 +5,12 @@
 //! believed. One entry is in flight at a time; the journal's fence on the order's version catches whatever this actor does
 //! not know, and then it loads and decides again, once.
 
+mod handover;
 pub(crate) mod parcels;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
 };
 
 use async_trait::async_trait;
@@ -37,6 +38,7 @@ use crate::{
     },
 };
 
+use handover::Handover;
 use parcels::News;
 
 /// Numbers leased for one decision; gaps are allowed.
@@ -129,36 +131,6 @@ pub(crate) enum Answer {
     Failed(ProviderError),
 }
 
-/// An order on its way from the checkout that has placed it to its actor.
-#[derive(Default)]
-pub(crate) struct Handover(Mutex<HandedOver>);
-
-#[derive(Default)]
-enum HandedOver {
-    #[default]
-    NotYet,
-    Left(Box<Order>),
-    /// An actor has begun, with it or before it came: whatever comes or is still there may be old.
-    TooLate,
-}
-
-impl Handover {
-    fn leave(&self, order: Order) {
-        let mut handed_over = self.0.lock().expect("no panic under this lock");
-        if matches!(*handed_over, HandedOver::NotYet) {
-            *handed_over = HandedOver::Left(Box::new(order));
-        }
-    }
-
-    fn take(&self) -> Option<Box<Order>> {
-        let mut handed_over = self.0.lock().expect("no panic under this lock");
-        match std::mem::replace(&mut *handed_over, HandedOver::TooLate) {
-            HandedOver::Left(order) => Some(order),
-            HandedOver::NotYet | HandedOver::TooLate => None,
-        }
-    }
-}
-
 /// What the engine holds of all order actors.
 #[derive(Clone)]
 pub(crate) struct Orders(pub Arc<Directory<Orderly>>);
@@ -195,9 +167,9 @@ impl Kind for Orderly {
     const ESCALATES: bool = false;
     type Key = OrderId;
     type Msg = Msg;
-    type Shared = Handover;
+    type Shared = Handover<Order>;
 
-    fn shared(&self, _: OrderId) -> Handover {
+    fn shared(&self, _: OrderId) -> Handover<Order> {
         Handover::default()
     }
 
@@ -217,7 +189,7 @@ impl Kind for Orderly {
         spawned.map(|(actor, _)| actor).map_err(|_| Refusal::Away("the engine is stopping"))
     }
 
-    fn may_rest(&self, _: &Handover) -> bool {
+    fn may_rest(&self, _: &Handover<Order>) -> bool {
         true
     }
 }
