@@ -16,7 +16,7 @@ use souk_actors::{
 
 use super::{
     State,
-    extract::{Body, fingerprint, idempotency_key},
+    extract::{Body, NotFull, fingerprint, idempotency_key},
     room,
 };
 use crate::{
@@ -167,6 +167,7 @@ pub(crate) struct LineAnswer {
 pub(crate) async fn place(
     axum::extract::State(shop): State,
     headers: HeaderMap,
+    _: NotFull,
     Body(request): Body<CheckoutRequest>,
 ) -> Answer<Response> {
     let key = idempotency_key(&headers)?.ok_or_else(|| {

@@ -80,6 +80,18 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })
 }
 
+/// There is a place for one more checkout. Asked before the body is read: who comes in a rush that cannot be served is to
+/// cost less than a buyer.
+pub(crate) struct NotFull;
+
+impl FromRequestParts<Arc<Shop>> for NotFull {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Problem> {
+        if shop.engine.is_full() { Err(Refusal::Busy.into()) } else { Ok(Self) }
+    }
+}
+
 /// A query string.
 pub(crate) struct Query<T>(pub T);
 

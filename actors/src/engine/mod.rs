@@ -304,6 +304,12 @@ impl Engine {
         tokio::time::timeout(patience, closed).await.ok();
     }
 
+    /// Whether as many checkouts are under way as there may be: the next one would be refused, whatever it is of.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.admission.available_permits() == 0
+    }
+
     /// A place among the checkouts under way, before anything is decided.
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         self.serving()?;
