@@ -90,6 +90,14 @@ pub(crate) async fn engine(connect: &PgConnectOptions, skus: i64) -> Outcome<Arc
     Ok(Arc::new(engine))
 }
 
+/// A database with plenty of SKUs 1 to `skus`, for those who do without an engine. Not ours: rows of theirs, with higher
+/// numbers, would have our indexes split in the middle.
+pub(crate) async fn stocked(house: &House, name: &str, skus: i64) -> Outcome<PgConnectOptions> {
+    let connect = house.database(name).await?;
+    close(engine(&connect, skus).await?).await?;
+    Ok(connect)
+}
+
 /// Ends an engine whose books must be right.
 pub(crate) async fn close(engine: Arc<Engine>) -> Outcome<()> {
     let findings = engine.audit().await?;

@@ -24,14 +24,12 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
-    let connect = house.database("import_beside").await?;
-    let engine = house::engine(&connect, LINES).await?;
+    let connect = house::stocked(house, "import_beside", LINES).await?;
     // who goes through the file with a statement a line, and waits for each
     let theirs = |number: u64| SkuId((number as i64 % LINES) + 1);
     let load = (1, wanted.time());
     let statement = baselines::one_by_one(house, &connect, Way::Statement, Rows::Reservation, load, theirs).await?;
     let limit = baselines::bulk(house, &connect, Rows::Reservation, LINES, wanted.time()).await?;
-    house::close(engine).await?;
 
     let shop = Shop::open(house, "import", (LINES, 10), &[("SOUK_STAFF_TOKEN", STAFF)]).await?;
     for (form, header, line) in

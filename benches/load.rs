@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use crate::{Outcome, house::House};
 
 /// What came of a load.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Measured {
     latency: Histogram<u64>,
     took: Duration,
@@ -32,12 +32,13 @@ impl Measured {
         Self { latency, took, cpu, slices: 1.0, paces: pace() }
     }
 
-    /// The same load, measured in two slices.
-    pub(crate) fn and(mut self, later: &Self) -> Self {
+    /// Another slice of the same load.
+    pub(crate) fn add(&mut self, later: &Self) {
         self.latency.add(&later.latency).expect("same bounds");
-        let cpu = Cpu { app: self.cpu.app + later.cpu.app, db: self.cpu.db + later.cpu.db };
-        let (slices, paces) = (self.slices + later.slices, self.paces + later.paces);
-        Self { latency: self.latency, took: self.took + later.took, cpu, slices, paces }
+        self.took += later.took;
+        self.cpu = Cpu { app: self.cpu.app + later.cpu.app, db: self.cpu.db + later.cpu.db };
+        self.slices += later.slices;
+        self.paces += later.paces;
     }
 
     /// Pieces a second.
@@ -80,9 +81,7 @@ pub(crate) async fn by_turns<const N: usize>(
 ) -> Outcome<[Measured; N]> {
     let mut all = turn().await?;
     for _ in 1..TURNS {
-        let later = turn().await?;
-        let mut later = later.iter();
-        all = all.map(|one| one.and(later.next().expect("as many")));
+        all.iter_mut().zip(turn().await?).for_each(|(one, later)| one.add(&later));
     }
     Ok(all)
 }

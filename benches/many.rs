@@ -29,8 +29,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
 
 async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Outcome<()> {
     let Spread { skus, .. } = aim;
-    let connect = house.database(&format!("many_{skus}")).await?;
-    let engine = house::engine(&connect, skus as i64).await?;
+    let engine = house::engine(&house.database(&format!("many_{skus}")).await?, skus as i64).await?;
     let name = thousands(skus as f64);
 
     let before = resident();
@@ -48,6 +47,9 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
         );
     }
 
+    // not before: memory that these leave behind would be the actors'
+    let others = house::stocked(house, &format!("many_{skus}_others"), skus as i64).await?;
+    let bulk = house::stocked(house, &format!("many_{skus}_bulk"), skus as i64).await?;
     let load = (CLIENTS, slice(wanted.time()));
     let theirs = move |number| scattered(number, skus);
     let [warm, statement, lock, limit] = by_turns(async || {
@@ -55,9 +57,9 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
         let ours = move |number| house::reserve(Arc::clone(&reserved), scattered(number, skus));
         Ok([
             closed(house, load.0, load.1, ours).await,
-            baselines::one_by_one(house, &connect, Way::Statement, Rows::Reservation, load, theirs).await?,
-            baselines::one_by_one(house, &connect, Way::RowLock, Rows::Reservation, load, theirs).await?,
-            baselines::bulk(house, &connect, Rows::Reservation, skus as i64, load.1).await?,
+            baselines::one_by_one(house, &others, Way::Statement, Rows::Reservation, load, theirs).await?,
+            baselines::one_by_one(house, &others, Way::RowLock, Rows::Reservation, load, theirs).await?,
+            baselines::bulk(house, &bulk, Rows::Reservation, skus as i64, load.1).await?,
         ])
     })
     .await?;

@@ -17,8 +17,8 @@ use crate::{
     table::{Table, thousands},
 };
 
-/// Buyers whose best is what can be served: so few that ten times as many leave half of the machine to those who serve.
-const BUYERS: usize = 2;
+/// Buyers whose best is what can be served.
+const BUYERS: usize = 3;
 /// Checkouts that may be under way: a place is free again only after its buyer has heard, and may have asked for the next.
 const UNDER_WAY: usize = 2 * BUYERS;
 const CONNECTIONS: usize = 512;

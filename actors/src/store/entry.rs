@@ -146,6 +146,12 @@ impl Entry {
         }
     }
 
+    /// The key of an order that is placed with it.
+    #[must_use]
+    pub fn placing_key(&self) -> Option<&Key> {
+        self.place.as_ref().and(self.key.as_ref())
+    }
+
     /// What takes this entry out of a batch whose conflicts are `ids`, if anything does.
     #[must_use]
     pub fn conflict(&self, ids: &[i64]) -> Option<Conflict> {

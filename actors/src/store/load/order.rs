@@ -44,7 +44,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
         created_at: row.try_get("created_at")?,
         total: Money::new(row.try_get("total_minor")?, currency),
         shipping_minor: row.try_get("shipping_minor")?,
-        service: json::<Option<Service>>(row.try_get::<Option<&str>, _>("shipping")?.unwrap_or("null"))?,
+        service: row.try_get::<Option<&str>, _>("shipping")?.map(json::<Service>).transpose()?,
         email: Email::stored(row.try_get("email")?),
         ship_to: json::<Address>(row.try_get("address")?)?,
         parts: parts(pool, order_id).await?,

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{column, read_counters, stock_by_ledger};
+use super::{column, read_counters, stock_by_moves};
 use crate::{
     domain::{
         Counters, LineProblem, SkuId,
@@ -92,7 +92,7 @@ async fn apply(
              ) t
              where i.id = $1 and i.state = 'applying'
          ), ",
-        stock_by_ledger!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
+        stock_by_moves!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
         "
          select answer.*, 1 / ((select count(*) from want) = (select count(*) from decided))::int as every_sku_was_there
          from answer"

@@ -4,8 +4,8 @@
 //! moves orders opens a transaction, and the statements follow in a fixed order: journal, keys, orders, stock, the rest.
 //!
 //! Conflicts are data. A taken key or a stale version takes its entry out of the batch, and every later row of the batch is
-//! derived from the entries that are left. Stock changes by sums of the ledger rows written in the same statement, so the
-//! books cannot differ; a row that should be there and is not fails the batch (a division by zero names the statement).
+//! derived from the entries that are left. Stock changes by sums of the very moves that the same statement writes to the ledger,
+//! so the books cannot differ; a row that should be there and is not fails the batch (a division by zero names the statement).
 
 mod calls;
 mod imports;
@@ -30,9 +30,10 @@ use super::{
 };
 use crate::domain::{Counters, SkuId, change::Changes};
 
-/// The end of every statement that writes ledger rows: counters move by their sums, and every SKU must be there. The
-/// statement says where the moves are: its ledger rows, and what they mean for the units of unpaid orders.
-macro_rules! stock_by_ledger {
+/// The end of every statement that writes ledger rows: counters move by the sums of the same moves, and every SKU must be
+/// there. The statement says where they are: what its ledger rows say or are made of, and what that means for the units of
+/// unpaid orders.
+macro_rules! stock_by_moves {
     ($moves:literal) => {
         concat!("sums as materialized (
              select sku_id, sum(d_on_hand)::bigint as on_hand, sum(d_reserved)::bigint as reserved, sum(d_unpaid)::bigint as unpaid
@@ -52,7 +53,7 @@ macro_rules! stock_by_ledger {
          )")
     };
 }
-use stock_by_ledger;
+use stock_by_moves;
 
 /// What a committed batch changed and left out.
 #[derive(Debug, Default)]

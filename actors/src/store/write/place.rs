@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row};
 
-use super::{Fence, WriteError, Written, column, read_counters, stock_by_ledger};
+use super::{Fence, WriteError, Written, column, read_counters, stock_by_moves};
 use crate::store::entry::{Entry, Key};
 
 /// `$1` epoch, `$2` seq; then keys, orders and lines. The fence comes first and everything selects from it. What lines have in
@@ -53,7 +53,7 @@ macro_rules! place_sql {
              insert into ledger (id, sku_id, d_on_hand, d_reserved, cause, order_id, who, at)
              select $28 + n, sku_id, 0, quantity, 'reserve', order_id, who, at from want_line
          ), ",
-            stock_by_ledger!(
+            stock_by_moves!(
                 "select sku_id, 0 as d_on_hand, quantity as d_reserved,
                      case state when 'held' then quantity else 0 end as d_unpaid from want_line"
             ),
@@ -130,8 +130,7 @@ pub(super) async fn place(
     base: i64,
     entries: &[&Entry],
 ) -> Result<Written, WriteError> {
-    let (keys, twice) =
-        first_uses(entries.iter().filter_map(|e| e.place.as_ref().and(e.key.as_ref()).map(|key| (*e, key))));
+    let (keys, twice) = first_uses(entries.iter().filter_map(|e| Some((*e, e.placing_key()?))));
     let conflicts: Vec<i64> = column(&twice, |(_, key)| key.ref_id);
     let live = || entries.iter().filter(|entry| entry.conflict(&conflicts).is_none());
     let orders: Vec<_> = live().filter_map(|e| e.place.as_deref().map(|order| (*e, order))).collect();
@@ -197,7 +196,7 @@ pub(super) fn may_be_used_before(error: &sqlx::Error) -> bool {
 /// only where a key is of an earlier life. It does not see a key that a command of the same batch writes: a batch like that is
 /// cut in two until they are apart.
 pub(super) async fn used_before(conn: &mut PgConnection, entries: &[Entry]) -> Result<Vec<i64>, sqlx::Error> {
-    let keys: Vec<&Key> = entries.iter().filter_map(|e| e.place.as_ref().and(e.key.as_ref())).collect();
+    let keys: Vec<&Key> = entries.iter().filter_map(Entry::placing_key).collect();
     sqlx::query_scalar(
         "select ref_id from unnest($1::bigint[], $2::text[], $3::text[]) as w(ref_id, principal, key)
          where exists (select from idempotency i where i.principal = w.principal and i.key = w.key)",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{column, read_counters, stock_by_ledger};
+use super::{column, read_counters, stock_by_moves};
 use crate::{
     domain::{
         Counters, SkuId,
@@ -92,7 +92,7 @@ pub(super) async fn parts(
              from changed
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!(
+        stock_by_moves!(
             "select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written
              union all select sku_id, 0, 0, -quantity from changed where was = 'held'"
         ),
@@ -213,7 +213,7 @@ pub(super) async fn adjustments(
              select $6 + n, sku_id, delta, 0, 'adjust', note, who, at from want
              returning sku_id, d_on_hand, d_reserved
          ), ",
-        stock_by_ledger!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
+        stock_by_moves!("select sku_id, d_on_hand, d_reserved, 0 as d_unpaid from written"),
         "
          select answer.*,
              1 / (cardinality(sku_ids) = (select count(*) from sums))::int as every_sku_was_there
