@@ -41,6 +41,11 @@ impl Measured {
         self.paces += later.paces;
     }
 
+    /// How long it was measured.
+    pub(crate) fn took(&self) -> Duration {
+        self.took
+    }
+
     /// Pieces a second.
     pub(crate) fn rate(&self) -> f64 {
         self.latency.len() as f64 / self.took.as_secs_f64()

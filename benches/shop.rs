@@ -201,10 +201,6 @@ impl Answers {
         self.by_status.get(&status).cloned().unwrap_or_else(histogram)
     }
 
-    pub(crate) fn count(&self, status: u16) -> u64 {
-        self.by_status.get(&status).map_or(0, Histogram::len)
-    }
-
     pub(crate) fn all(&self) -> u64 {
         self.by_status.values().map(Histogram::len).sum()
     }
