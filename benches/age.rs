@@ -8,7 +8,7 @@ use crate::{
     Outcome, Wanted,
     house::{self, House},
     load::count,
-    table::{Table, thousands},
+    table::{Table, thousands, verdict},
 };
 
 const CLIENTS: usize = 1_024;
@@ -30,7 +30,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     }
     let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len() as f64;
     let decay = (1.0 - mean(&rates[8..]) / mean(&rates[..2])) * 100.0;
-    let verdict = if decay <= DECAY { "reached" } else { "MISSED" };
+    let verdict = verdict(decay <= DECAY);
     let what = format!("  the last fifth of {} beside the first", thousands(wanted.rows as f64));
     table.figure(
         &what,

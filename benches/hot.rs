@@ -1,11 +1,8 @@
 //! One hot SKU, in process.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use souk_actors::{Engine, domain::SkuId};

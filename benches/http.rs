@@ -12,7 +12,7 @@ use crate::{
     house::House,
     load::{Measured, by_turns, slice},
     shop::{ONE, Shop, closed, order},
-    table::{Beside, Table},
+    table::{Beside, Table, verdict},
 };
 
 const CONNECTIONS: [usize; 2] = [64, 512];
@@ -38,7 +38,7 @@ pub(crate) async fn checkouts(house: &House, table: &Table, wanted: Wanted) -> O
             table.line(&format!("checkouts over HTTP, {what}, {connections} conns"), &ours, &beside);
             if connections == 512 {
                 let p99 = ours.percentile(99.0);
-                let verdict = if p99 <= P99 { "reached" } else { "MISSED" };
+                let verdict = verdict(p99 <= P99);
                 table.figure("  its p99", &format!("{p99:.1} ms"), &format!("target {P99} ms: {verdict}"));
             }
         }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    future::Future,
     path::Path,
     sync::{
         Arc,

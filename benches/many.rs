@@ -9,7 +9,7 @@ use crate::{
     baselines::{self, Rows, Way},
     house::{self, House},
     load::{by_turns, closed, count, resident, slice},
-    table::{Beside, Table, thousands},
+    table::{Beside, Table, thousands, verdict},
 };
 
 const CLIENTS: usize = 1_024;
@@ -39,7 +39,7 @@ async fn spread(house: &House, table: &Table, wanted: Wanted, aim: Spread) -> Ou
     let each = (resident() - before) / skus as f64;
     table.line(&format!("reservations, {name} SKUs, cold, clients: {CLIENTS}"), &cold, &targets(aim.cold));
     if skus > 10_000 {
-        let verdict = if each <= 10_000.0 { "reached" } else { "MISSED" };
+        let verdict = verdict(each <= 10_000.0);
         table.figure(
             "  memory of a SKU's actor, idle",
             &format!("{each:.0} B"),

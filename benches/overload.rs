@@ -14,7 +14,7 @@ use crate::{
     house::House,
     load::{Cpu, Measured, by_turns, histogram, resident, slice},
     shop::{Answers, ONE, PATIENCE, Shop, beside, closed, number, order},
-    table::{Beside, Table, thousands},
+    table::{Beside, Table, thousands, verdict},
 };
 
 /// Buyers whose best is what can be served.
@@ -56,7 +56,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     let share = refused.len() as f64 / all as f64 * 100.0;
     table.figure("  answered 503", &format!("{share:.0} %"), &format!("{} of {all}", refused.len()));
     let p99 = refused.value_at_quantile(0.99) as f64 / 1_000.0;
-    let verdict = if p99 <= REFUSED_WITHIN { "reached" } else { "MISSED" };
+    let verdict = verdict(p99 <= REFUSED_WITHIN);
     table.figure("  p99 of these answers", &format!("{p99:.1} ms"), &format!("target {REFUSED_WITHIN} ms: {verdict}"));
     table.figure("  memory grown meanwhile, generator included", &format!("{grown:.0} MB"), "");
     shop.close().await

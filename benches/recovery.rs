@@ -20,7 +20,7 @@ use crate::{
     house::{self, House},
     load::count,
     shop::PATIENCE,
-    table::{Table, thousands},
+    table::{Table, thousands, verdict},
 };
 
 const HOLDS: u64 = 100_000;
@@ -49,7 +49,7 @@ pub(crate) async fn run(house: &House, table: &Table, _: Wanted) -> Outcome<()> 
     }
     signal::kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
     child.wait()?;
-    let verdict = if worst <= READY { "reached" } else { "MISSED" };
+    let verdict = verdict(worst <= READY);
     let what = format!("ready after kill -9, {} holds", thousands(HOLDS as f64));
     table.figure(&what, &format!("{worst:.2} s"), &format!("worst of 3, target {READY} s: {verdict}"));
     Ok(())

@@ -63,9 +63,7 @@ impl Table {
 impl Beside<'_> {
     fn told(&self, rate: f64) -> String {
         let aim = |is: f64, least: Option<f64>, unit: &str| {
-            least.map_or(String::new(), |least| {
-                format!(" ({} ≥ {least}{unit})", if is >= least { "reached" } else { "MISSED" })
-            })
+            least.map_or(String::new(), |least| format!(" ({} ≥ {least}{unit})", verdict(is >= least)))
         };
         let (name, other, ratio) = match self {
             Self::Times(name, other, least) => {
@@ -76,10 +74,15 @@ impl Beside<'_> {
                 let is = rate / other * 100.0;
                 (*name, *other, format!("{is:.0} %{}", aim(is, *least, " %")))
             }
-            Self::Target(least) => ("target", *least, if rate >= *least { "reached" } else { "MISSED" }.to_owned()),
+            Self::Target(least) => ("target", *least, verdict(rate >= *least).to_owned()),
         };
         format!("{name:<28} {:>9}  {ratio}", thousands(other))
     }
+}
+
+/// Of a target, for who reads only this.
+pub(crate) fn verdict(reached: bool) -> &'static str {
+    if reached { "reached" } else { "MISSED" }
 }
 
 /// `151450.3` as `151 450`.
