@@ -1,6 +1,6 @@
 //! One Postgres of our own for the whole run, and engines on databases of it.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use souk::{database, postgres};
@@ -45,6 +45,21 @@ impl House {
         let dir = std::env::temp_dir().join(format!("souk-bench-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir)?;
         Ok(dir)
+    }
+
+    /// Lets every commit take so much longer, as on a slower disk: whoever flushes the log waits first.
+    pub(crate) async fn slow_down(&self, commit: Duration) -> Outcome<()> {
+        let pool = PgPool::connect_with(self.server.connect_options()).await?;
+        let micros = commit.as_micros();
+        for change in [
+            format!("alter system set commit_delay = {micros}"),
+            "alter system set commit_siblings = 0".to_owned(),
+            "select pg_reload_conf()".to_owned(),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(change)).execute(&pool).await?;
+        }
+        pool.close().await;
+        Ok(())
     }
 
     /// A database with every table and nothing in it.

@@ -1,7 +1,10 @@
 //! Ten times what can be served. On two cores no generator can send ten times what the whole machine serves; so a shop is
 //! taken that may have few checkouts under way, and buyers come in an open loop, whether it keeps up or not.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use souk::hammer::{
     line::{Line, Target},
@@ -17,24 +20,31 @@ use crate::{
     table::{Beside, Table, thousands, verdict},
 };
 
-/// Buyers whose best is what can be served.
-const BUYERS: usize = 3;
-/// Checkouts that may be under way: a place is free again only after its buyer has heard, and may have asked for the next.
-const UNDER_WAY: usize = 2 * BUYERS;
+/// What a commit takes on a disk that is the limit, as in a shop whose disk is across a network.
+const SLOW: Duration = Duration::from_millis(4);
 const CONNECTIONS: usize = 512;
 const TIMES: f64 = 10.0;
 /// A refusal takes no longer than this, in milliseconds.
 const REFUSED_WITHIN: f64 = 50.0;
 
 pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome<()> {
-    let admission = UNDER_WAY.to_string();
-    let shop = Shop::open(house, "overload", ONE, &[("SOUK_CHECKOUT__ADMISSION", &admission)]).await?;
+    house.slow_down(SLOW).await?;
+    let slow = limited(house, table, wanted, ("overload_disk", 24)).await;
+    house.slow_down(Duration::ZERO).await?;
+    slow?;
+    limited(house, table, wanted, ("overload", 3)).await
+}
+
+/// A shop that may have so many checkouts under way, and as many buyers whose best is what can be served.
+async fn limited(house: &House, table: &Table, wanted: Wanted, (name, places): (&str, usize)) -> Outcome<()> {
+    let admission = places.to_string();
+    let shop = Shop::open(house, name, ONE, &[("SOUK_CHECKOUT__ADMISSION", &admission)]).await?;
     let (time, before) = (slice(wanted.time()), resident());
     let mut refused = histogram();
     let (mut offered, mut all) = (0, 0);
     let [best, served] = by_turns(async || {
         let request = |target: &Target, number| order(target, SkuId(1), number, false);
-        let best = closed(house, &shop.target, (BUYERS, time), 201, request).await?;
+        let best = closed(house, &shop.target, (places, time), 201, request).await?;
         let bounds = Bounds { buyers: None, time: Some(time) };
         let schedule = Arc::new(Schedule::new(Pace::Poisson(best.rate() * TIMES), bounds, 7));
         let (began, cpu) = (Instant::now(), Cpu::now(house));
@@ -48,7 +58,7 @@ pub(crate) async fn run(house: &House, table: &Table, wanted: Wanted) -> Outcome
     .await?;
     let grown = (resident() - before) / 1e6;
 
-    table.line(&format!("best of {BUYERS} buyers, where {UNDER_WAY} may be in at once"), &best, &[]);
+    table.line(&format!("best of {places} buyers, as many as may be in at once"), &best, &[]);
     let beside = [Beside::Of("the best", best.rate(), Some(80.0))];
     table.line("ten times as many, in an open loop: served", &served, &beside);
     let rate = offered as f64 / served.took().as_secs_f64();

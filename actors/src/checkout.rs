@@ -151,16 +151,18 @@ struct Buyer {
     pass: Option<Pass>,
     /// Retries wait until it is dropped: after everything that would stand in their way.
     flight: Flight,
+    /// Its place among those that the shop lets in.
+    permit: OwnedSemaphorePermit,
 }
 
 impl Buyer {
     /// The last word.
     fn tell(self, answer: Result<Outcome, Refusal>) {
-        let Self { reply, pass, flight } = self;
+        let Self { reply, pass, flight, permit } = self;
         if let (Some(pass), Ok(Outcome::Placed(_))) = (pass, &answer) {
             pass.bought();
         }
-        drop(flight); // whoever hears may ask again at once
+        drop((flight, permit)); // whoever hears may ask again at once
         reply.send(answer).ok();
     }
 }
@@ -171,7 +173,7 @@ pub(crate) struct Begin {
     pub checkout: Box<Checkout>,
     /// Keeps retries waiting until it is known what became of this one.
     pub flight: Flight,
-    /// Taken before anything was decided; given back when the saga has ended.
+    /// Taken before anything was decided; given back when it is known what became of it.
     pub permit: OwnedSemaphorePermit,
     pub reply: Reply,
 }
@@ -340,8 +342,7 @@ struct Saga {
 impl Saga {
     async fn run(self, begin: Begin) {
         let Begin { checkout, flight, permit, reply } = begin;
-        let _permit = permit;
-        let mut buyer = Buyer { reply, pass: None, flight };
+        let mut buyer = Buyer { reply, pass: None, flight, permit };
         let faults = &self.context.faults;
         faults.hit("checkout.begun", "");
         for last in [false, true] {
