@@ -12,7 +12,7 @@ use crate::{
     baselines::{self, Rows, Way},
     house::{self, House},
     load::{Measured, by_turns, closed, slice},
-    table::{Beside, Table},
+    table::{Beside, Table, thousands},
 };
 
 const CLIENTS: [usize; 3] = [1, 64, 1_024];
@@ -48,16 +48,20 @@ where
     let next = Arc::new(AtomicU64::new(0)); // over all turns: a key is used once
     let mut limits: Option<Measured> = None;
     for clients in CLIENTS {
+        let (mut wal, mut bulk_wal) = (0.0, 0.0);
         let [ours, lock, statement, limit] = by_turns(async || {
             let (engine, next) = (Arc::clone(&engine), Arc::clone(&next));
             let ours = move |_| request(Arc::clone(&engine), next.fetch_add(1, Ordering::Relaxed));
             let load = (clients, time);
-            Ok([
-                closed(house, clients, time, ours).await,
-                baselines::one_by_one(house, &others, Way::RowLock, rows, load, |_| HOT).await?,
-                baselines::one_by_one(house, &others, Way::Statement, rows, load, |_| HOT).await?,
-                baselines::bulk(house, &bulk, rows, 1, time).await?,
-            ])
+            let before = house.wal().await?;
+            let ours = closed(house, clients, time, ours).await;
+            wal += house.wal().await? - before;
+            let lock = baselines::one_by_one(house, &others, Way::RowLock, rows, load, |_| HOT).await?;
+            let statement = baselines::one_by_one(house, &others, Way::Statement, rows, load, |_| HOT).await?;
+            let before = house.wal().await?;
+            let limit = baselines::bulk(house, &bulk, rows, 1, time).await?;
+            bulk_wal += house.wal().await? - before;
+            Ok([ours, lock, statement, limit])
         })
         .await?;
         let aim = |least| (rows == Rows::Reservation && clients == CROWD).then_some(least);
@@ -68,6 +72,8 @@ where
         ];
         beside.extend(target(rows, clients).map(Beside::Target));
         table.line(&format!("{what}, one SKU, clients: {clients}"), &ours, &beside);
+        let (each, theirs) = (wal / ours.pieces() as f64, bulk_wal / limit.pieces() as f64);
+        table.figure("  bytes of WAL each", &thousands(each), &format!("{} by the bulk insert", thousands(theirs)));
         match &mut limits {
             Some(limits) => limits.add(&limit),
             none => *none = Some(limit),

@@ -10,7 +10,7 @@ use souk_actors::{
     domain::{Address, Intent, Money, Policy, RoomRules, SkuId, change::Opening},
     faults::Faults,
 };
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgPool, postgres::PgConnectOptions};
 
 use crate::Outcome;
 
@@ -45,6 +45,15 @@ impl House {
         let dir = std::env::temp_dir().join(format!("souk-bench-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir)?;
         Ok(dir)
+    }
+
+    /// Bytes of WAL so far, whoever wrote them.
+    pub(crate) async fn wal(&self) -> Outcome<f64> {
+        let mut conn = self.server.connect_options().connect().await?;
+        let bytes = "select (pg_current_wal_insert_lsn() - '0/0')::float8";
+        let bytes = sqlx::query_scalar(bytes).fetch_one(&mut conn).await?;
+        conn.close().await?;
+        Ok(bytes)
     }
 
     /// Lets every commit take so much longer, as on a slower disk: whoever flushes the log waits first.

@@ -45,9 +45,14 @@ impl Measured {
         self.took
     }
 
+    /// How many.
+    pub(crate) fn pieces(&self) -> u64 {
+        self.latency.len()
+    }
+
     /// Pieces a second.
     pub(crate) fn rate(&self) -> f64 {
-        self.latency.len() as f64 / self.took.as_secs_f64()
+        self.pieces() as f64 / self.took.as_secs_f64()
     }
 
     /// Milliseconds that so many of a hundred took at most.
