@@ -31,7 +31,7 @@ use crate::{
         change::{Changes, RoomMove, TicketUse},
     },
     error,
-    journal::Verdict,
+    journal::{Condition, Verdict},
     sku::Skus,
     store::{entry::Entry, load},
 };
@@ -153,7 +153,7 @@ impl Lobby {
             LineState::Admitted { until } if now < until => {
                 let place = room.place(number).unwrap_or_default();
                 if !inner.buying.insert(place) {
-                    return Err(TicketFault::Used.into());
+                    return Err(Refusal::Busy); // somebody buys with it, and may come away with nothing
                 }
                 Ok(Pass { lobby: Arc::clone(self), place, bought: false })
             }
@@ -426,6 +426,9 @@ impl Keeper {
     async fn look(&self) {
         let sale = open_sale(&self.context, self.lobby.sale_id);
         let Some(sale) = sale else { return self.lobby.foresee(OVER) };
+        if self.context.journal.condition() == Condition::Away {
+            return; // nobody can buy: who was called now would let the turn go by
+        }
         let now = self.context.clock.now();
         // in this order: who buys meanwhile is counted with the units that were there before
         let on_their_way = self.lapse(now);

@@ -401,6 +401,29 @@ async fn an_approval_in_the_last_half_minute_waits_for_a_new_hold() {
     shop.end().await;
 }
 
+/// Else who approves late, with a card that is declined, would keep the last one for as long as there are attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_was_renewed_for_a_charge_ends_when_that_is_declined() {
+    let shop = TestEngine::start().await;
+    let sku_id = shop.sku(1).await;
+    let order_id = shop.order(sku_id, 1).await;
+    let approve_url = shop.engine.pay(order_id, "fake").await.unwrap();
+    shop.later(TimeDelta::seconds(15 * 60 - 20));
+    let provider_order_id = shop.provider.approve(&approve_url);
+    shop.call_about(&provider_order_id).await;
+    shop.attempt_becomes(order_id, PaymentState::Approved).await;
+    shop.provider.next(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
+    shop.later(TimeDelta::seconds(25));
+    shop.attempt_becomes(order_id, PaymentState::Declined).await;
+    shop.becomes(order_id, OrderStatus::Expired).await;
+    let timeline = shop.timeline(order_id).await;
+    let after: Vec<&str> = timeline.iter().map(String::as_str).skip_while(|kind| *kind != "expired").collect();
+    assert_eq!(after, ["expired", "reopened", "payment_declined", "expired"]);
+    assert_eq!(shop.stock(sku_id).await, (1, 0));
+    assert!(shop.engine.pay(order_id, "fake").await.is_err(), "its time is over");
+    shop.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn approval_and_charge_are_heard_of_together_and_late() {
     let shop = TestEngine::start().await;

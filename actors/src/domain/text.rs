@@ -52,7 +52,7 @@ fn required(field: &str, text: &str, max: usize) -> Result<String, Invalid> {
     Ok(cleaned)
 }
 
-/// A mail address, trimmed and in lower case: one buyer is one address however it was typed.
+/// A mail address, trimmed and in lower case, its domain as DNS spells it: one buyer is one address however it was typed.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Email(String);
 
@@ -82,7 +82,9 @@ impl FromStr for Email {
         if local.is_empty() || local.len() > 64 || !dotted || !plain || domain.contains('@') {
             return Err(wrong());
         }
-        Ok(Self(address))
+        let domain = idna::domain_to_ascii(domain).map_err(|_| wrong())?; // it has many spellings, and one of these
+        let address = format!("{local}@{domain}");
+        if address.len() > 254 { Err(wrong()) } else { Ok(Self(address)) }
     }
 }
 
@@ -193,6 +195,12 @@ mod tests {
         {
             assert!(bad.parse::<Email>().is_err(), "{bad:?}");
         }
+        for typed in
+            ["ann@bücher.example", "ann@BÜCHER.example", "ann@bu\u{308}cher.example", "ann@xn--bcher-kva.example"]
+        {
+            assert_eq!(typed.parse::<Email>().expect("an address").as_str(), "ann@xn--bcher-kva.example", "{typed}");
+        }
+        assert_eq!("ann@ｇmail.com".parse::<Email>().expect("an address").as_str(), "ann@gmail.com");
         let longer_in_lower_case = format!("a@{}.co", "İ".repeat(150));
         assert!(longer_in_lower_case.parse::<Email>().is_err());
     }

@@ -127,6 +127,7 @@ impl Draft<'_> {
     pub fn not_approved(&mut self, payment_id: PaymentId) {
         if self.is_capturing(payment_id) {
             self.set_payment(payment_id, PaymentState::Created);
+            self.waits_no_longer();
             self.charge_next();
         }
     }

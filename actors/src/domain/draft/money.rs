@@ -210,6 +210,8 @@ impl Draft<'_> {
             }
             (Restock::LateApproval { payment_id }, Some(keeps)) => {
                 self.order.status = OrderStatus::AwaitingPayment;
+                // for this charge only: should it come to nothing, the buyer has had the time there was
+                self.order.hold_ends_at = Some(self.order.deadline);
                 self.order.deadline = self.at + keeps;
                 self.event("reopened", json!({ "hold_expires_at": self.order.deadline }));
                 self.take(*payment_id);
@@ -309,13 +311,18 @@ impl Draft<'_> {
     /// An attempt has ended without money: the hold has its own end again, which may be past; another attempt has its turn;
     /// and an order that was confirmed on this money is undone.
     fn came_to_nothing(&mut self) {
+        self.waits_no_longer();
+        self.charge_next();
+        self.without_money("payment_failed");
+    }
+
+    /// A hold that was kept for a charge has its own end again, unless another is still undecided.
+    pub(super) fn waits_no_longer(&mut self) {
         let pending = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
         if let Some(own_end) = self.order.hold_ends_at.filter(|_| !pending) {
             self.order.hold_ends_at = None;
             self.order.deadline = own_end;
             self.fall_due();
         }
-        self.charge_next();
-        self.without_money("payment_failed");
     }
 }
