@@ -385,9 +385,7 @@ impl Writer {
                     self.faults.hit("journal.after_commit", "");
                     self.fence.seq += 1;
                     self.count(entries.len(), began);
-                    self.condition.send_if_modified(|condition| {
-                        std::mem::replace(condition, Condition::Running) != Condition::Running
-                    });
+                    self.answers();
                     return Ok(Some(written));
                 }
                 Err(WriteError::Fenced) => return Err(Superseded { refused: true }),
@@ -406,10 +404,17 @@ impl Writer {
                 }
                 Err(WriteError::Database(error)) => {
                     tracing::error!(%error, entries = entries.len(), "Postgres refuses a batch; looking for the offender");
+                    self.answers(); // there may be no other batch to find that out with
                     return Ok(None);
                 }
             }
         }
+    }
+
+    /// Postgres answers, whatever it says.
+    fn answers(&self) {
+        self.condition
+            .send_if_modified(|condition| std::mem::replace(condition, Condition::Running) != Condition::Running);
     }
 
     /// Connects again, takes the journal's own row over, and finds out there whether the batch is in.
@@ -419,7 +424,7 @@ impl Writer {
         loop {
             match tokio::time::timeout(HANGS, self.find_out(entries)).await.unwrap_or_else(|late| Err(hangs(late))) {
                 Ok(Some(known)) => {
-                    self.condition.send_replace(Condition::Running);
+                    self.answers();
                     self.figures.recoveries.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(epoch = self.fence.epoch, committed = known.is_some(), "the journal is back");
                     return Ok(known);

@@ -426,16 +426,15 @@ impl Keeper {
     async fn look(&self) {
         let sale = open_sale(&self.context, self.lobby.sale_id);
         let Some(sale) = sale else { return self.lobby.foresee(OVER) };
-        if self.context.journal.condition() == Condition::Away {
-            return; // nobody can buy: who was called now would let the turn go by
-        }
         let now = self.context.clock.now();
         // in this order: who buys meanwhile is counted with the units that were there before
         let on_their_way = self.lapse(now);
         let outlook = self.outlook(&sale, now);
         self.lobby.foresee(outlook);
-        if sale.phase(now) == SalePhase::Running && self.draw().await.is_ok() {
+        if sale.phase(now) == SalePhase::Running && self.is_drawn() {
             self.call(outlook.available - on_their_way, now).await.ok();
+        } else if sale.phase(now) == SalePhase::Running {
+            self.draw().await.ok(); // it may wait for Postgres for long: the next look calls
         }
         self.lobby.tell();
     }
@@ -502,8 +501,15 @@ impl Keeper {
         Ok(())
     }
 
-    /// Calls so many more, if they wait.
+    fn is_drawn(&self) -> bool {
+        self.lobby.change(|_, room| room.draw.is_some())
+    }
+
+    /// Calls so many more, if they wait; nobody while Postgres is away, for no one could buy before the turn has gone by.
     async fn call(&self, units: i64, now: DateTime<Utc>) -> Result<(), Refusal> {
+        if self.context.journal.condition() == Condition::Away {
+            return Ok(());
+        }
         let until = now + self.context.rooms.admission;
         let Some(call) = self.lobby.change(|_, room| room.next_call(units, until)) else { return Ok(()) };
         let called = call.places.end;

@@ -316,10 +316,9 @@ impl Draft<'_> {
         self.without_money("payment_failed");
     }
 
-    /// A hold that was kept for a charge has its own end again, unless another is still undecided.
+    /// A hold that was kept for a charge has its own end again, unless another is under way.
     pub(super) fn waits_no_longer(&mut self) {
-        let pending = self.order.payments.iter().any(|payment| payment.state == PaymentState::Pending);
-        if let Some(own_end) = self.order.hold_ends_at.filter(|_| !pending) {
+        if let Some(own_end) = self.order.hold_ends_at.filter(|_| !self.is_charging()) {
             self.order.hold_ends_at = None;
             self.order.deadline = own_end;
             self.fall_due();
