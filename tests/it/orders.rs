@@ -7,7 +7,7 @@ use souk_actors::{
     ports::{FactStatus, Locator, ProviderError},
 };
 
-use crate::support::{Mood, Op, Setup, TestEngine, basket, eventually, usd};
+use crate::support::{Mood, Op, Setup, TestEngine, basket, eventually, eventually_or, usd};
 
 const PRICE: i64 = 1_000;
 
@@ -414,7 +414,8 @@ async fn a_hold_that_was_renewed_for_a_charge_ends_when_that_is_declined() {
     shop.attempt_becomes(order_id, PaymentState::Approved).await;
     shop.provider.next(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
     shop.later(TimeDelta::seconds(25));
-    shop.attempt_becomes(order_id, PaymentState::Declined).await;
+    let declined = async || shop.timeline(order_id).await.contains(&"payment_declined".to_owned());
+    eventually_or("it is declined", declined, async || shop.timeline(order_id).await.join(" ")).await;
     shop.becomes(order_id, OrderStatus::Expired).await;
     let timeline = shop.timeline(order_id).await;
     let after: Vec<&str> = timeline.iter().map(String::as_str).skip_while(|kind| *kind != "expired").collect();

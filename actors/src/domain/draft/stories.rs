@@ -6,9 +6,9 @@ use super::{
     tests::{PAYMENT, at, fact, order, policy, usd},
 };
 use crate::domain::{
-    About, Command, Fact, FactKind, FactStatus, Intent, Order, OrderStatus, Parcel, Part, PartState, Payment,
-    PaymentId, PaymentState, ProviderError, Refund, RefundId, RefundKind, RefundState, RefundWish, Refusal, Restock,
-    Service, Shipment, ShipmentId, ShipmentLine, ShipmentState, SkuId, Standing, Task, TaskKind, Units, Void,
+    About, Command, Fact, FactKind, FactStatus, Intent, Order, OrderStatus, Parcel, Part, PartState, PaymentState,
+    ProviderError, Refund, RefundId, RefundKind, RefundState, RefundWish, Refusal, Service, Shipment, ShipmentId,
+    ShipmentLine, ShipmentState, SkuId, Standing, Task, TaskKind, Units, Void,
 };
 
 /// An order of two lines of one unit each, 500 a unit, and what becomes of it.
@@ -830,22 +830,4 @@ fn whatever_is_said_and_done_no_more_goes_back_than_can_and_it_ends() {
         assert_eq!(story.order.last_event, told, "told again, it means nothing (seed {seed})");
         story.comes_to_an_end();
     }
-}
-
-/// The renewed hold is for the charge that is under way, whatever is heard of another attempt.
-#[test]
-fn an_older_attempts_bad_news_does_not_end_the_hold_that_was_renewed_for_a_charge() {
-    let mut story = Story::begins(Intent::Capture);
-    let second = PaymentId(8);
-    story.order.payments[0].state = PaymentState::Declined;
-    story.order.payments.push(Payment { id: second, state: PaymentState::Approved, ..story.order.payments[0].clone() });
-    story.now = 900;
-    story.decides(|draft| draft.fall_due());
-    assert_eq!(story.order.status, OrderStatus::Expired);
-    let wish = Restock::LateApproval { payment_id: second };
-    story.decides(|draft| draft.restocked(&wish, Some(policy().hold)));
-    story.is_told(vec![captured("CAP", FactStatus::Declined, 1_000, 5)]);
-    assert_eq!(story.order.status, OrderStatus::AwaitingPayment, "the second is being charged");
-    story.decides(|draft| draft.charge_answered(second));
-    assert_eq!(story.order.status, OrderStatus::Expired, "and has come to nothing");
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Draft, Funds};
 use crate::domain::{
     Address, Capture, Created, Fact, FactKind, FactStatus, Intent, Money, Order, OrderId, OrderStatus, Part, PartState,
-    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, SaleId, SaleShare, SkuId,
+    Payment, PaymentId, PaymentState, Policy, Refund, RefundKind, Restock, SaleId, SaleShare, SkuId,
 };
 
 pub(super) const PAYMENT: PaymentId = PaymentId(7);
@@ -217,4 +217,19 @@ fn goods_leave_with_the_money_in_hand() {
     assert_eq!(Draft::new(&paid, at(30), &policy, 7_000..8_000).money_for_goods(), Funds::Here);
     let gone = tell(&paid, vec![words[9].clone()]);
     assert_eq!(Draft::new(&gone, at(30), &policy, 9_000..9_900).money_for_goods(), Funds::Gone);
+}
+
+/// The renewed hold is for the charge that is under way, whatever is heard of another attempt.
+#[test]
+fn an_older_attempts_bad_news_does_not_end_the_hold_that_was_renewed_for_a_charge() {
+    let (mut order, second, policy) = (order(Intent::Capture), PaymentId(8), policy());
+    order.payments[0].state = PaymentState::Declined;
+    order.payments.push(Payment { id: second, state: PaymentState::Approved, ..order.payments[0].clone() });
+    let mut draft = Draft::new(&order, at(901), &policy, 100..200);
+    draft.fall_due();
+    draft.restocked(&Restock::LateApproval { payment_id: second }, Some(policy.hold));
+    draft.declined(PAYMENT, "no funds");
+    assert_eq!(draft.order.status, OrderStatus::AwaitingPayment, "the second is being charged");
+    draft.declined(second, "no funds");
+    assert_eq!(draft.order.status, OrderStatus::Expired, "and has come to nothing");
 }
