@@ -12,6 +12,20 @@ use crate::support::{Mood, Op, Setup, TestEngine, basket, eventually, eventually
 const PRICE: i64 = 1_000;
 
 impl TestEngine {
+    /// Approved twenty seconds before its hold ends: too late to be charged in it.
+    async fn approve_at_last(&self, order_id: OrderId) {
+        let approve_url = self.engine.pay(order_id, "fake").await.expect("there is something to pay");
+        self.later(TimeDelta::seconds(15 * 60 - 20));
+        let provider_order_id = self.provider.approve(&approve_url);
+        self.call_about(&provider_order_id).await;
+        self.attempt_becomes(order_id, PaymentState::Approved).await;
+    }
+
+    /// Its events from its hold's end on.
+    async fn since_expired(&self, order_id: OrderId) -> Vec<String> {
+        self.timeline(order_id).await.into_iter().skip_while(|kind| kind != "expired").collect()
+    }
+
     async fn state(&self, order_id: OrderId) -> Option<PaymentState> {
         self.view(order_id).await.payments.last().map(|payment| payment.status)
     }
@@ -386,16 +400,11 @@ async fn an_approval_in_the_last_half_minute_waits_for_a_new_hold() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
     let order_id = shop.order(sku_id, 1).await;
-    let approve_url = shop.engine.pay(order_id, "fake").await.unwrap();
-    shop.later(TimeDelta::seconds(15 * 60 - 20));
-    let provider_order_id = shop.provider.approve(&approve_url);
-    shop.call_about(&provider_order_id).await;
-    shop.attempt_becomes(order_id, PaymentState::Approved).await;
+    shop.approve_at_last(order_id).await;
     assert_eq!(shop.provider.calls(Op::Capture), 0, "its answer could come too late");
     shop.later(TimeDelta::seconds(25));
     shop.becomes(order_id, OrderStatus::Confirmed).await;
-    let timeline = shop.timeline(order_id).await;
-    let after: Vec<&str> = timeline.iter().map(String::as_str).skip_while(|kind| *kind != "expired").collect();
+    let after = shop.since_expired(order_id).await;
     assert_eq!(after, ["expired", "reopened", "payment_captured", "confirmed"]);
     assert_eq!(shop.stock(sku_id).await, (1, 1));
     shop.end().await;
@@ -407,19 +416,14 @@ async fn a_hold_that_was_renewed_for_a_charge_ends_when_that_is_declined() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
     let order_id = shop.order(sku_id, 1).await;
-    let approve_url = shop.engine.pay(order_id, "fake").await.unwrap();
-    shop.later(TimeDelta::seconds(15 * 60 - 20));
-    let provider_order_id = shop.provider.approve(&approve_url);
-    shop.call_about(&provider_order_id).await;
-    shop.attempt_becomes(order_id, PaymentState::Approved).await;
+    shop.approve_at_last(order_id).await;
     shop.provider.always(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
     shop.later(TimeDelta::seconds(25));
     let declined = async || shop.timeline(order_id).await.contains(&"payment_declined".to_owned());
     eventually_or("it is declined", declined, async || shop.timeline(order_id).await.join(" ")).await;
     shop.becomes(order_id, OrderStatus::Expired).await;
-    let timeline = shop.timeline(order_id).await;
-    let after: Vec<&str> = timeline.iter().map(String::as_str).skip_while(|kind| *kind != "expired").collect();
-    // the provider may say once more that it is approved, and is asked once more
+    let after = shop.since_expired(order_id).await;
+    // a provider that is asked once more says the same
     assert_eq!(after[..4], ["expired", "reopened", "payment_declined", "expired"]);
     eventually("the goods are free", async || shop.stock(sku_id).await == (1, 0)).await;
     shop.end().await;
