@@ -1,7 +1,7 @@
 //! Calls to one outside party: no more than so many at once, none twice, and none to whom does not answer.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     hash::Hash,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use dashmap::DashSet;
 
 use crate::ports::ProviderError;
 
@@ -37,44 +38,71 @@ impl LeftAlone {
     }
 }
 
-/// Calls under way and in the queue, by what keeps one from being made twice at once.
-pub(crate) struct Calls<K, C> {
+/// What somebody is finding out or having done, by what keeps a call from being made twice.
+pub(crate) struct Claims<K: Eq + Hash>(Arc<DashSet<K>>);
+
+/// Travels with the call to the party, with the answer back to the order, and ends where it is dropped: when the answer was
+/// taken in, or anywhere on the way where the call or its answer is lost. Were it over with the answer's being sent, an order
+/// that looks what is due before it comes to that answer would ask for the same again: a card would be charged twice.
+pub(crate) struct Claim<K: Eq + Hash> {
+    claims: Arc<DashSet<K>>,
+    key: K,
+}
+
+impl<K: Eq + Hash> Default for Claims<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Copy + Eq + Hash> Claims<K> {
+    /// The right to have this call made; none while somebody has it.
+    pub(crate) fn claim(&self, key: K) -> Option<Claim<K>> {
+        self.0.insert(key).then(|| Claim { claims: Arc::clone(&self.0), key })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Claim<K> {
+    fn drop(&mut self) {
+        self.claims.remove(&self.key);
+    }
+}
+
+/// Calls under way and in the queue.
+pub(crate) struct Calls<C> {
     party: &'static str,
-    carried: HashSet<K>,
-    queue: VecDeque<(K, C)>,
+    queue: VecDeque<C>,
     running: usize,
     breaker: Breaker,
     left_alone: LeftAlone,
 }
 
-impl<K: Copy + Eq + Hash, C> Calls<K, C> {
+impl<C> Calls<C> {
     /// None so far; `party` is the name that logs and metrics call it by.
     pub(crate) fn new(party: &'static str, left_alone: LeftAlone) -> Self {
         left_alone.set(party, false);
-        let (carried, queue) = (HashSet::new(), VecDeque::new());
-        Self { party, carried, queue, running: 0, breaker: Breaker::default(), left_alone }
+        Self { party, queue: VecDeque::new(), running: 0, breaker: Breaker::default(), left_alone }
     }
 
-    /// Queues a call, unless it is carried already or the queue is full.
-    pub(crate) fn enqueue(&mut self, key: K, call: C) {
-        if self.queue.len() < QUEUE && self.carried.insert(key) {
-            self.queue.push_back((key, call));
+    /// Queues a call, unless the queue is full.
+    pub(crate) fn enqueue(&mut self, call: C) {
+        if self.queue.len() < QUEUE {
+            self.queue.push_back(call);
         }
     }
 
     /// The next call to begin, and what the breaker says to it; none while as many as may be are under way.
-    pub(crate) fn next(&mut self, now: DateTime<Utc>) -> Option<(K, C, Pass)> {
+    pub(crate) fn next(&mut self, now: DateTime<Utc>) -> Option<(C, Pass)> {
         if self.running >= AT_ONCE {
             return None;
         }
-        let (key, call) = self.queue.pop_front()?;
+        let call = self.queue.pop_front()?;
         self.running += 1;
-        Some((key, call, self.breaker.lets(now)))
+        Some((call, self.breaker.lets(now)))
     }
 
     /// A call has ended; `trial` if it was to find out whether the party is back.
-    pub(crate) fn ended(&mut self, key: &K, end: End, trial: bool, now: DateTime<Utc>) {
-        self.carried.remove(key);
+    pub(crate) fn ended(&mut self, end: End, trial: bool, now: DateTime<Utc>) {
         self.running -= 1;
         if let Some(open) = self.breaker.note(end, trial, now) {
             tracing::warn!(provider = self.party, open, "the provider's breaker turned");
@@ -196,6 +224,17 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_is_anothers_when_it_was_dropped_and_not_before() {
+        let claims = Claims::default();
+        let claim = claims.claim(1);
+        assert!(claim.is_some());
+        assert!(claims.claim(1).is_none());
+        assert!(claims.claim(2).is_some(), "of something else");
+        drop(claim);
+        assert!(claims.claim(1).is_some());
+    }
 
     #[test]
     fn a_breaker_lets_one_call_try_and_is_kept_open_by_no_refusal() {

@@ -14,11 +14,14 @@ use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use crate::{
-    calls::{self, Calls, End, LeftAlone},
+    calls::{self, Calls, Claims, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{Intent, Money, OrderId, PaymentId, RefundId, Refusal, TaskId},
-    order::{self, Answer, Orders},
+    order::{
+        self, Orders,
+        payments::{Answer, News},
+    },
     ports::{CreatePayment, Fact, FactKind, FactStatus, Locator, PaymentProvider, ProviderError},
     store::{
         inbox::{self, InboxRow, Stretch},
@@ -28,13 +31,12 @@ use crate::{
 
 /// A call to be made.
 pub(crate) struct Job {
-    pub key: JobKey,
     pub order_id: OrderId,
     pub payment_id: PaymentId,
     pub what: What,
 }
 
-/// What keeps one call from being made twice at once.
+/// What keeps one call from being made twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum JobKey {
     Task(TaskId),
@@ -80,33 +82,38 @@ pub(crate) enum What {
     /// Only ask, with `disputes` also for those.
     Inspect {
         provider_order_id: String,
-        inbox_id: Option<i64>,
         disputes: bool,
     },
 }
 
 pub(crate) enum Msg {
-    /// Make this call, unless it is being made.
-    Run(Job),
-    /// A webhook names something: find out whose it is, and ask the provider.
-    Signal { inbox_id: i64, locator: Locator },
-    /// Read the provider's own list of events: webhooks may have been lost.
-    Events(Stretch),
+    /// Make this call.
+    Make { call: Call, claim: Claim },
     /// A call has ended; `trial` if it was to find out whether the provider is back.
-    Ended { key: JobKey, end: End, trial: bool },
+    Ended { end: End, trial: bool },
+}
+
+/// A job, a webhook whose payment is still to be found, or the provider's own list of events: webhooks may have been lost.
+pub(crate) enum Call {
+    Job(Job),
+    Signal { inbox_id: i64, locator: Locator },
+    Events(Stretch),
 }
 
 /// A provider's name as a key.
 pub(crate) type Provider = &'static str;
+
+/// The right to have one call made.
+pub(crate) type Claim = calls::Claim<(Provider, JobKey)>;
 
 /// What the engine holds of the payment actors.
 #[derive(Clone)]
 pub(crate) struct Payments(pub Arc<Directory<Paying>>);
 
 impl Payments {
-    /// Has a call made. Where it cannot be taken now it stays due and comes again.
-    pub(crate) async fn run(&self, provider: &str, job: Job) {
-        self.send(provider, Msg::Run(job)).await;
+    /// Has a call made, unless it is being made. Where it cannot be taken now it stays due and comes again.
+    pub(crate) async fn run(&self, provider: &str, key: JobKey, job: Job) {
+        self.make(provider, key, Call::Job(job)).await;
     }
 
     /// Whether a provider is set up: an order may be older than the settings.
@@ -116,19 +123,20 @@ impl Payments {
 
     /// Has a webhook looked into.
     pub(crate) async fn signal(&self, provider: &str, inbox_id: i64, locator: Locator) {
-        self.send(provider, Msg::Signal { inbox_id, locator }).await;
+        self.make(provider, JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator }).await;
     }
 
     /// Has the provider's own list of events read.
     pub(crate) async fn read_events(&self, provider: &str, stretch: Stretch) {
-        self.send(provider, Msg::Events(stretch)).await;
+        self.make(provider, JobKey::Events, Call::Events(stretch)).await;
     }
 
-    async fn send(&self, provider: &str, msg: Msg) {
+    async fn make(&self, provider: &str, key: JobKey, call: Call) {
         let Some((name, _)) = self.0.kind.context.providers.get_key_value(provider) else {
             return tracing::error!(provider, "no such provider is set up");
         };
-        if let Err(refusal) = self.0.send(name, msg).await {
+        let Some(claim) = self.0.kind.claims.claim((name, key)) else { return };
+        if let Err(refusal) = self.0.send(name, Msg::Make { call, claim }).await {
             tracing::debug!(provider, %refusal, "a call is put off");
         }
     }
@@ -138,6 +146,8 @@ impl Payments {
 pub(crate) struct Paying {
     pub context: Arc<Context>,
     pub orders: OnceLock<Orders>,
+    /// Beside the actors: one that crashes leaves its calls under way.
+    pub claims: Claims<(Provider, JobKey)>,
 }
 
 #[async_trait]
@@ -183,16 +193,9 @@ struct Caller {
     provider: Arc<dyn PaymentProvider>,
 }
 
-/// A call in the queue: a job, a webhook whose payment is still to be found, or the provider's list of events.
-enum Call {
-    Job(Job),
-    Signal { inbox_id: i64, locator: Locator },
-    Events(Stretch),
-}
-
 impl Actor for Caller {
     type Msg = Envelope<Paying>;
-    type State = Calls<JobKey, Call>;
+    type State = Calls<(Call, Claim)>;
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
@@ -208,12 +211,8 @@ impl Actor for Caller {
     ) -> Result<(), ActorProcessingErr> {
         let (msg, _ticket) = envelope.open();
         match msg {
-            Msg::Run(job) => calls.enqueue(job.key, Call::Job(job)),
-            Msg::Signal { inbox_id, locator } => {
-                calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
-            }
-            Msg::Events(stretch) => calls.enqueue(JobKey::Events, Call::Events(stretch)),
-            Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
+            Msg::Make { call, claim } => calls.enqueue((call, claim)),
+            Msg::Ended { end, trial } => calls.ended(end, trial, self.context.clock.now()),
         }
         self.start_calls(&myself, calls);
         Ok(())
@@ -221,8 +220,8 @@ impl Actor for Caller {
 }
 
 impl Caller {
-    fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, calls: &mut Calls<JobKey, Call>) {
-        while let Some((key, call, pass)) = calls.next(self.context.clock.now()) {
+    fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, calls: &mut Calls<(Call, Claim)>) {
+        while let Some(((call, claim), pass)) = calls.next(self.context.clock.now()) {
             let errand = Errand {
                 context: Arc::clone(&self.context),
                 orders: self.orders.clone(),
@@ -232,14 +231,17 @@ impl Caller {
             let (cell, actor, trial) = (self.cell.clone(), myself.clone(), pass.is_trial());
             tokio::spawn(async move {
                 // a call that panics has ended too: its row is still due
-                let end = tokio::spawn(errand.make(call)).await.unwrap_or(End::Uncertain);
+                let end = tokio::spawn(errand.make(call, claim)).await.unwrap_or(End::Uncertain);
                 if let Some(cell) = cell.upgrade() {
-                    cell.nudge(&actor, Msg::Ended { key, end, trial });
+                    cell.nudge(&actor, Msg::Ended { end, trial });
                 }
             });
         }
     }
 }
+
+/// What an order is told, if it is told anything.
+type Told = Option<(OrderId, News)>;
 
 /// One call, from its row to its answer.
 struct Errand {
@@ -250,60 +252,47 @@ struct Errand {
 }
 
 impl Errand {
-    /// Makes the call and tells the order.
-    async fn make(self, call: Call) -> End {
-        match call {
+    /// Makes the call and tells the order, which the claim goes to with the news.
+    async fn make(self, call: Call, claim: Claim) -> End {
+        let (end, told) = match call {
             Call::Job(job) => self.job(job).await,
             Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
-            Call::Events(stretch) => self.events(stretch).await,
+            Call::Events(stretch) => (self.events(stretch).await, None),
+        };
+        if let Some((order_id, news)) = told {
+            self.orders.tell(order_id, order::Msg::Payment { news, claim }).await;
         }
+        end
     }
 
-    async fn job(&self, job: Job) -> End {
-        let Job { order_id, payment_id, what, .. } = job;
-        match what {
-            What::Create(wish) => {
-                let task_id = wish.request_id;
-                let answer = self.create(&wish).await;
-                self.answer(order_id, payment_id, task_id, answer).await
-            }
+    async fn job(&self, job: Job) -> (End, Told) {
+        let Job { order_id, payment_id, what } = job;
+        let (task_id, answer) = match what {
+            What::Create(wish) => (wish.request_id, self.create(&wish).await),
             What::Charge { task_id, provider_order_id, intent, look_first, charge_before } => {
                 // it may have waited for its turn
                 let may_charge = charge_before.is_some_and(|limit| self.context.clock.now() < limit);
-                let answer = self.charge(task_id, &provider_order_id, intent, look_first, may_charge).await;
-                self.answer(order_id, payment_id, task_id, answer).await
+                (task_id, self.charge(task_id, &provider_order_id, intent, look_first, may_charge).await)
             }
             What::CaptureAuthorised { task_id, provider_order_id, authorisation_id, amount, look_first } => {
                 let answer =
                     self.capture_authorised(task_id, &provider_order_id, &authorisation_id, amount, look_first).await;
-                self.answer(order_id, payment_id, task_id, answer).await
+                (task_id, answer)
             }
             What::Void { task_id, provider_order_id, authorisation_id } => {
-                let answer = self.void(task_id, &provider_order_id, &authorisation_id).await;
-                self.answer(order_id, payment_id, task_id, answer).await
+                (task_id, self.void(task_id, &provider_order_id, &authorisation_id).await)
             }
             What::Refund { task_id, refund_id, provider_order_id, capture_id, amount, look_first } => {
                 let wish = (refund_id, capture_id.as_str(), amount);
-                let answer = self.refund(task_id, wish, &provider_order_id, look_first).await;
-                self.answer(order_id, payment_id, task_id, answer).await
+                (task_id, self.refund(task_id, wish, &provider_order_id, look_first).await)
             }
-            What::Inspect { provider_order_id, inbox_id, disputes } => {
-                self.inspect(order_id, payment_id, &provider_order_id, inbox_id, disputes).await
+            What::Inspect { provider_order_id, disputes } => {
+                return self.inspect((order_id, payment_id), &provider_order_id, None, disputes).await;
             }
-        }
-    }
-
-    async fn answer(
-        &self,
-        order_id: OrderId,
-        payment_id: PaymentId,
-        task_id: TaskId,
-        answer: Result<Answer, ProviderError>,
-    ) -> End {
+        };
         let end = self.end_of(&answer);
         let answer = answer.unwrap_or_else(Answer::Failed);
-        self.orders.tell(order_id, order::Msg::Answered { payment_id, task_id, answer }).await;
-        end
+        (end, Some((order_id, News::Answered { payment_id, task_id, answer })))
     }
 
     fn end_of<T>(&self, answer: &Result<T, ProviderError>) -> End {
@@ -438,23 +427,18 @@ impl Errand {
     /// A question without a certain answer is asked again; one that the provider will not answer is over for this time.
     async fn inspect(
         &self,
-        order_id: OrderId,
-        payment_id: PaymentId,
+        (order_id, payment_id): (OrderId, PaymentId),
         provider_order_id: &str,
         inbox_id: Option<i64>,
         disputes: bool,
-    ) -> End {
+    ) -> (End, Told) {
         let answer = self.ask(provider_order_id, disputes).await;
         let end = self.end_of(&answer);
         let (facts, inbox_id) = match answer {
             Ok(facts) => (facts, inbox_id),
             // a webhook comes again by the inbox, a check by its own time
-            Err(ProviderError::Unknown { .. }) => {
-                if inbox_id.is_none() {
-                    self.orders.tell(order_id, order::Msg::NoAnswer).await;
-                }
-                return end;
-            }
+            Err(ProviderError::Unknown { .. }) if inbox_id.is_some() => return (end, None),
+            Err(ProviderError::Unknown { .. }) => return (end, Some((order_id, News::NoAnswer))),
             // gone for good: there is nothing that this webhook could still mean
             Err(ProviderError::Dead(_)) => (Vec::new(), inbox_id),
             Err(
@@ -470,8 +454,7 @@ impl Errand {
                 (Vec::new(), None)
             }
         };
-        self.orders.tell(order_id, order::Msg::Facts { payment_id, facts, inbox_id }).await;
-        end
+        (end, Some((order_id, News::Facts { payment_id, facts, inbox_id })))
     }
 
     async fn ask(&self, provider_order_id: &str, disputes: bool) -> Result<Vec<Fact>, ProviderError> {
@@ -546,26 +529,26 @@ impl Errand {
     }
 
     /// A webhook of an unknown payment stays in the inbox for a while: its order may be on its way.
-    async fn signal(&self, inbox_id: i64, locator: Locator) -> End {
+    async fn signal(&self, inbox_id: i64, locator: Locator) -> (End, Told) {
         let found = load::locate(&self.context.pool, self.provider.name(), &locator).await;
         let (order_id, payment_id, known) = match found {
             Ok(Some(found)) => found,
             Ok(None) => {
                 tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown payment is parked");
                 self.give_up_in_time(inbox_id, "nobodys").await;
-                return End::NotAsked;
+                return (End::NotAsked, None);
             }
             Err(error) => {
                 tracing::warn!(inbox_id, %error, "a webhook is put off");
-                return End::NotAsked;
+                return (End::NotAsked, None);
             }
         };
         let Some(provider_order_id) = known.or_else(|| locator.provider_order_id.clone()) else {
             self.give_up_in_time(inbox_id, "unanswerable").await;
-            return End::NotAsked;
+            return (End::NotAsked, None);
         };
         let disputes = locator.is_about_dispute();
-        self.inspect(order_id, payment_id, &provider_order_id, Some(inbox_id), disputes).await
+        self.inspect((order_id, payment_id), &provider_order_id, Some(inbox_id), disputes).await
     }
 }
 

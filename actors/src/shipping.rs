@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use crate::{
-    calls::{self, Calls, End, LeftAlone},
+    calls::{self, Calls, Claims, End, LeftAlone},
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{OrderId, Refusal, ShipmentId, TaskId, Void},
@@ -28,19 +28,21 @@ use crate::{
 
 /// A call to be made.
 pub(crate) struct Job {
-    pub key: JobKey,
     pub order_id: OrderId,
     pub shipment_id: ShipmentId,
     pub what: What,
 }
 
-/// What keeps one call from being made twice at once.
+/// What keeps one call from being made twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum JobKey {
     Task(TaskId),
     Track(ShipmentId),
     Signal(i64),
 }
+
+/// The right to have one call made.
+pub(crate) type Claim = calls::Claim<JobKey>;
 
 pub(crate) enum What {
     /// Buy, or where somebody may have bought before (`look`), only find out whether there is a label.
@@ -76,12 +78,16 @@ pub(crate) enum What {
 }
 
 pub(crate) enum Msg {
-    /// Make this call, unless it is being made.
-    Run(Job),
-    /// A webhook names something: find out whose it is, and ask the carrier.
-    Signal { inbox_id: i64, locator: ParcelLocator },
+    /// Make this call.
+    Make { call: Call, claim: Claim },
     /// A call has ended; `trial` if it was to find out whether the carrier is back.
-    Ended { key: JobKey, end: End, trial: bool },
+    Ended { end: End, trial: bool },
+}
+
+/// A job, or a webhook whose parcel is still to be found.
+pub(crate) enum Call {
+    Job(Job),
+    Signal { inbox_id: i64, locator: ParcelLocator },
 }
 
 /// What the engine holds of the shipping actors.
@@ -89,21 +95,22 @@ pub(crate) enum Msg {
 pub(crate) struct Shipping(pub Arc<Directory<Carrying>>);
 
 impl Shipping {
-    /// Has a call made. Where it cannot be taken now it stays due and comes again.
-    pub(crate) async fn run(&self, carrier: &str, job: Job) {
-        self.send(carrier, Msg::Run(job)).await;
+    /// Has a call made, unless it is being made. Where it cannot be taken now it stays due and comes again.
+    pub(crate) async fn run(&self, carrier: &str, key: JobKey, job: Job) {
+        self.make(carrier, key, Call::Job(job)).await;
     }
 
     /// Has a webhook looked into.
     pub(crate) async fn signal(&self, carrier: &str, inbox_id: i64, locator: ParcelLocator) {
-        self.send(carrier, Msg::Signal { inbox_id, locator }).await;
+        self.make(carrier, JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator }).await;
     }
 
-    async fn send(&self, carrier: &str, msg: Msg) {
+    async fn make(&self, carrier: &str, key: JobKey, call: Call) {
         let Some((name, _)) = self.0.kind.context.carriers.get_key_value(carrier) else {
             return tracing::error!(carrier, "no such carrier is set up");
         };
-        if let Err(refusal) = self.0.send(name, msg).await {
+        let Some(claim) = self.0.kind.claims.claim(key) else { return };
+        if let Err(refusal) = self.0.send(name, Msg::Make { call, claim }).await {
             tracing::debug!(carrier, %refusal, "a call is put off");
         }
     }
@@ -113,6 +120,8 @@ impl Shipping {
 pub(crate) struct Carrying {
     pub context: Arc<Context>,
     pub orders: OnceLock<Orders>,
+    /// Beside the actors: one that crashes leaves its calls under way.
+    pub claims: Claims<JobKey>,
 }
 
 #[async_trait]
@@ -157,15 +166,9 @@ struct Caller {
     carrier: Arc<dyn Carrier>,
 }
 
-/// A call in the queue: a job, or a webhook whose parcel is still to be found.
-enum Call {
-    Job(Job),
-    Signal { inbox_id: i64, locator: ParcelLocator },
-}
-
 impl Actor for Caller {
     type Msg = Envelope<Carrying>;
-    type State = Calls<JobKey, Call>;
+    type State = Calls<(Call, Claim)>;
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
@@ -181,11 +184,8 @@ impl Actor for Caller {
     ) -> Result<(), ActorProcessingErr> {
         let (msg, _ticket) = envelope.open();
         match msg {
-            Msg::Run(job) => calls.enqueue(job.key, Call::Job(job)),
-            Msg::Signal { inbox_id, locator } => {
-                calls.enqueue(JobKey::Signal(inbox_id), Call::Signal { inbox_id, locator });
-            }
-            Msg::Ended { key, end, trial } => calls.ended(&key, end, trial, self.context.clock.now()),
+            Msg::Make { call, claim } => calls.enqueue((call, claim)),
+            Msg::Ended { end, trial } => calls.ended(end, trial, self.context.clock.now()),
         }
         self.start_calls(&myself, calls);
         Ok(())
@@ -193,8 +193,8 @@ impl Actor for Caller {
 }
 
 impl Caller {
-    fn start_calls(&self, myself: &ActorRef<Envelope<Carrying>>, calls: &mut Calls<JobKey, Call>) {
-        while let Some((key, call, pass)) = calls.next(self.context.clock.now()) {
+    fn start_calls(&self, myself: &ActorRef<Envelope<Carrying>>, calls: &mut Calls<(Call, Claim)>) {
+        while let Some(((call, claim), pass)) = calls.next(self.context.clock.now()) {
             let errand = Errand {
                 context: Arc::clone(&self.context),
                 orders: self.orders.clone(),
@@ -204,14 +204,17 @@ impl Caller {
             let (cell, actor, trial) = (self.cell.clone(), myself.clone(), pass.is_trial());
             tokio::spawn(async move {
                 // a call that panics has ended too: its row is still due
-                let end = tokio::spawn(errand.make(call)).await.unwrap_or(End::Uncertain);
+                let end = tokio::spawn(errand.make(call, claim)).await.unwrap_or(End::Uncertain);
                 if let Some(cell) = cell.upgrade() {
-                    cell.nudge(&actor, Msg::Ended { key, end, trial });
+                    cell.nudge(&actor, Msg::Ended { end, trial });
                 }
             });
         }
     }
 }
+
+/// What an order is told, if it is told anything.
+type Told = Option<(OrderId, News)>;
 
 /// One call, from its row to its answer.
 struct Errand {
@@ -222,64 +225,39 @@ struct Errand {
 }
 
 impl Errand {
-    /// Makes the call and tells the order.
-    async fn make(self, call: Call) -> End {
-        match call {
+    /// Makes the call and tells the order, which the claim goes to with the news.
+    async fn make(self, call: Call, claim: Claim) -> End {
+        let (end, told) = match call {
             Call::Job(job) => self.job(job).await,
             Call::Signal { inbox_id, locator } => self.signal(inbox_id, locator).await,
+        };
+        if let Some((order_id, news)) = told {
+            self.orders.tell(order_id, order::Msg::Parcel { news, claim }).await;
         }
-    }
-
-    async fn job(&self, job: Job) -> End {
-        let Job { order_id, shipment_id, what, .. } = job;
-        match what {
-            What::Buy { task_id, wish, look: false } => {
-                let answer = self.buy(&wish).await;
-                // refused by the breaker, it was not made: there is nothing to doubt
-                let bought = self.refused.is_none();
-                self.answer(order_id, task_id, answer, bought).await
-            }
-            What::Buy { task_id, wish, look: true } => {
-                let answer = self.find(wish.shipment_id).await;
-                self.answer(order_id, task_id, answer, false).await
-            }
-            What::Look { task_id, label_id } => {
-                let answer = self.look(&label_id).await.map(Answer::Label);
-                self.answer(order_id, task_id, answer, false).await
-            }
-            What::Void { task_id, label_id } => {
-                let answer = self.void(&label_id).await;
-                self.answer(order_id, task_id, answer, false).await
-            }
-            What::Fetch { task_id, label_id, url } => {
-                let answer = self.fetch(shipment_id, &label_id, url).await;
-                self.answer(order_id, task_id, answer, false).await
-            }
-            What::Sweep { task_id, own } => {
-                let answer = self.sweep(shipment_id, own.as_deref()).await;
-                self.answer(order_id, task_id, answer, false).await
-            }
-            What::Track { carrier, tracking_number } => {
-                self.track(order_id, shipment_id, &carrier, &tracking_number, None).await
-            }
-        }
-    }
-
-    async fn answer(
-        &self,
-        order_id: OrderId,
-        task_id: TaskId,
-        answer: Result<Answer, ProviderError>,
-        bought: bool,
-    ) -> End {
-        let end = self.end_of(&answer);
-        let answer = answer.unwrap_or_else(|error| Answer::Failed { error, bought });
-        self.tell(order_id, News::Answered { task_id, answer }).await;
         end
     }
 
-    async fn tell(&self, order_id: OrderId, news: News) {
-        self.orders.tell(order_id, order::Msg::Parcel(news)).await;
+    async fn job(&self, job: Job) -> (End, Told) {
+        let Job { order_id, shipment_id, what } = job;
+        let mut bought = false;
+        let (task_id, answer) = match what {
+            What::Buy { task_id, wish, look: false } => {
+                // refused by the breaker, it was not made: there is nothing to doubt
+                bought = self.refused.is_none();
+                (task_id, self.buy(&wish).await)
+            }
+            What::Buy { task_id, wish, look: true } => (task_id, self.find(wish.shipment_id).await),
+            What::Look { task_id, label_id } => (task_id, self.look(&label_id).await.map(Answer::Label)),
+            What::Void { task_id, label_id } => (task_id, self.void(&label_id).await),
+            What::Fetch { task_id, label_id, url } => (task_id, self.fetch(shipment_id, &label_id, url).await),
+            What::Sweep { task_id, own } => (task_id, self.sweep(shipment_id, own.as_deref()).await),
+            What::Track { carrier, tracking_number } => {
+                return self.track((order_id, shipment_id), &carrier, &tracking_number, None).await;
+            }
+        };
+        let end = self.end_of(&answer);
+        let answer = answer.unwrap_or_else(|error| Answer::Failed { error, bought });
+        (end, Some((order_id, News::Answered { task_id, answer })))
     }
 
     fn end_of<T>(&self, answer: &Result<T, ProviderError>) -> End {
@@ -370,24 +348,23 @@ impl Errand {
     /// A question without a certain answer is asked again: a webhook's by the inbox, a check by its own time.
     async fn track(
         &self,
-        order_id: OrderId,
-        shipment_id: ShipmentId,
+        (order_id, shipment_id): (OrderId, ShipmentId),
         carrier: &str,
         tracking_number: &str,
         inbox_id: Option<i64>,
-    ) -> End {
+    ) -> (End, Told) {
         let answer = match calls::may_call(self.refused) {
             Ok(()) => self.carrier.track(carrier, tracking_number).await,
             Err(error) => Err(error),
         };
         let end = self.end_of(&answer);
-        match answer {
-            Ok(facts) => self.tell(order_id, News::Tracked { shipment_id, facts, inbox_id }).await,
+        let news = match answer {
+            Ok(facts) => Some(News::Tracked { shipment_id, facts, inbox_id }),
             Err(error) => {
                 tracing::info!(carrier = self.carrier.name(), %error, "a question was not answered");
                 match (inbox_id, error) {
-                    (None, _) => self.tell(order_id, News::NotTracked).await,
-                    (Some(_), ProviderError::Unknown { .. }) => {}
+                    (None, _) => Some(News::NotTracked),
+                    (Some(_), ProviderError::Unknown { .. }) => None,
                     (
                         Some(inbox_id),
                         ProviderError::Declined(_)
@@ -396,11 +373,14 @@ impl Errand {
                         | ProviderError::Dead(_)
                         | ProviderError::Rejected(_)
                         | ProviderError::TakenBack(_),
-                    ) => self.give_up_in_time(inbox_id, "unanswerable").await,
+                    ) => {
+                        self.give_up_in_time(inbox_id, "unanswerable").await;
+                        None
+                    }
                 }
             }
-        }
-        end
+        };
+        (end, news.map(|news| (order_id, news)))
     }
 
     async fn give_up_in_time(&self, inbox_id: i64, outcome: &'static str) {
@@ -409,32 +389,29 @@ impl Errand {
 
     /// A webhook of a parcel that is not known, or whose label's answer is not saved yet, stays in the inbox: it is on its
     /// way.
-    async fn signal(&self, inbox_id: i64, locator: ParcelLocator) -> End {
+    async fn signal(&self, inbox_id: i64, locator: ParcelLocator) -> (End, Told) {
         let found = match load::locate_parcel(&self.context.pool, self.carrier.name(), &locator).await {
             Ok(Some(found)) => found,
             Ok(None) => {
                 tracing::info!(inbox_id, event = locator.event_type, "a webhook of an unknown parcel is parked");
                 self.give_up_in_time(inbox_id, "nobodys").await;
-                return End::NotAsked;
+                return (End::NotAsked, None);
             }
             Err(error) => {
                 tracing::warn!(inbox_id, %error, "a webhook is put off");
-                return End::NotAsked;
+                return (End::NotAsked, None);
             }
         };
         let (order_id, shipment_id) = (found.order_id, found.shipment_id);
         match (found.carrier, found.tracking_number, found.label_id) {
             (Some(carrier), Some(number), _) => {
-                self.track(order_id, shipment_id, &carrier, &number, Some(inbox_id)).await
+                self.track((order_id, shipment_id), &carrier, &number, Some(inbox_id)).await
             }
             // news of a label that is being bought: its task looks at it
-            (_, _, Some(_)) => {
-                self.tell(order_id, News::LabelMoved { shipment_id, inbox_id }).await;
-                End::NotAsked
-            }
+            (_, _, Some(_)) => (End::NotAsked, Some((order_id, News::LabelMoved { shipment_id, inbox_id }))),
             _ => {
                 self.give_up_in_time(inbox_id, "unanswerable").await;
-                End::NotAsked
+                (End::NotAsked, None)
             }
         }
     }

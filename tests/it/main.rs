@@ -1,6 +1,7 @@
 //! Stories about the shop, told against a real Postgres; a file per story.
 
 mod baskets;
+mod calls;
 mod cli;
 mod commands;
 mod crash;

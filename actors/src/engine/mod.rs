@@ -25,6 +25,7 @@ use sqlx::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
+    calls::Claims,
     checkout::{Checkouts, Coordinator},
     clock::Clock,
     context::{Context, ReturnUrls},
@@ -358,10 +359,15 @@ impl Actors {
         };
         let orders = Orders(open(orderly, context, escalate));
         // orders and those who call for them know each other
-        let paying = Paying { context: Arc::clone(context), orders: OnceLock::from(orders.clone()) };
+        let paying =
+            Paying { context: Arc::clone(context), orders: OnceLock::from(orders.clone()), claims: Claims::default() };
         let payments = Payments(open(paying, context, escalate));
         orders.0.kind.payments.set(payments.clone()).ok();
-        let carrying = Carrying { context: Arc::clone(context), orders: OnceLock::from(orders.clone()) };
+        let carrying = Carrying {
+            context: Arc::clone(context),
+            orders: OnceLock::from(orders.clone()),
+            claims: Claims::default(),
+        };
         let shipping = Shipping(open(carrying, context, escalate));
         orders.0.kind.shipping.set(shipping.clone()).ok();
 

@@ -7,6 +7,7 @@
 
 mod handover;
 pub(crate) mod parcels;
+pub(crate) mod payments;
 
 use std::{
     collections::HashSet,
@@ -22,15 +23,14 @@ use crate::{
     context::Context,
     directory::{Cell, Directory, Envelope, Kind},
     domain::{
-        Command, Commanded, Customer, Draft, Order, OrderId, OrderStatus, Part, Payment, PaymentId, PaymentState,
-        Refusal, Restock, SaleShare, Task, TaskId, TaskKind, Who, change::InboxMark,
+        Command, Commanded, Customer, Draft, Order, OrderId, OrderStatus, Part, Refusal, Restock, SaleShare, Task,
+        TaskId, TaskKind, Who, change::InboxMark,
     },
     error,
     journal::Verdict,
-    payment::{Job, JobKey, Payments, What},
-    ports::{CreatePayment, Created, Fact, ProviderError},
+    payment::{self, Payments},
     shelf::{Buying, Hold, keeps},
-    shipping::Shipping,
+    shipping::{self, Shipping},
     sku::{HoldError, Skus},
     store::{
         entry::{Entry, Key, Line},
@@ -39,15 +39,9 @@ use crate::{
 };
 
 use handover::Handover;
-use parcels::News;
 
 /// Numbers leased for one decision; gaps are allowed.
 const IDS: i64 = 64;
-
-/// For so long providers are trusted to know a request id again (PayPal: 6 h for orders, captures and authorisations, 45
-/// days for refunds). An announcement needs no look: nobody has the page of one whose answer was lost.
-const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::hours(6);
-const REFUND_IDS_KEPT: TimeDelta = TimeDelta::days(45);
 
 /// How long a provider is left alone after a buyer who came back from it had it asked.
 const LOOK_PAUSE: TimeDelta = TimeDelta::seconds(5);
@@ -56,11 +50,6 @@ const LOOK_PAUSE: TimeDelta = TimeDelta::seconds(5);
 /// in its place, for a payment the call that lets it go, for a shipment its calls at the carrier or what comes back of it.
 fn ids_of(order: &Order) -> i64 {
     2 * (order.captures().len() + order.payments.len() + order.shipments.len() + order.refunds.len()) as i64
-}
-
-/// For each new fact of a provider: a mirror, a refund, its call, and one to spare.
-fn ids_for(facts: &[Fact]) -> i64 {
-    IDS + 4 * facts.len() as i64
 }
 
 type Reply<R> = oneshot::Sender<Result<R, Refusal>>;
@@ -76,14 +65,10 @@ pub(crate) enum Msg {
     Work,
     /// The buyer's browser is back from the provider: ask it what happened.
     Look,
-    /// A provider call was answered.
-    Answered { payment_id: PaymentId, task_id: TaskId, answer: Answer },
-    /// A provider was asked and said this.
-    Facts { payment_id: PaymentId, facts: Vec<Fact>, inbox_id: Option<i64> },
-    /// A provider was asked, and there is no telling what it would say.
-    NoAnswer,
+    /// Something was heard of its money.
+    Payment { news: payments::News, claim: payment::Claim },
     /// Something was heard of a parcel.
-    Parcel(News),
+    Parcel { news: parcels::News, claim: shipping::Claim },
 }
 
 /// A command's idempotency key.
@@ -114,21 +99,6 @@ enum Beside {
     Webhook(InboxMark),
     /// The key that makes the command's repetition harmless.
     Key(CommandKey),
-}
-
-/// What came of a provider call.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// The payment is announced.
-    Announced(Created),
-    /// Facts about its objects.
-    Facts(Vec<Fact>),
-    /// It cannot be charged: the buyer has not approved it.
-    NotApproved,
-    /// It is approved and was not charged, and it is too late to charge it now.
-    NotCharged,
-    /// Nothing that settles it.
-    Failed(ProviderError),
 }
 
 /// What the engine holds of all order actors.
@@ -241,10 +211,9 @@ impl Actor for Keeper {
             }
             Msg::Work => self.work(state).await,
             Msg::Look => self.look(state).await,
-            Msg::Answered { payment_id, task_id, answer } => self.answered(state, payment_id, task_id, answer).await,
-            Msg::Facts { payment_id, facts, inbox_id } => self.facts(state, payment_id, &facts, inbox_id).await,
-            Msg::NoAnswer => self.put_off(state, None).await,
-            Msg::Parcel(news) => self.parcel_news(state, news).await,
+            // claims end when the news have been taken in
+            Msg::Payment { news, claim: _claim } => self.payment_news(state, news).await,
+            Msg::Parcel { news, claim: _claim } => self.parcel_news(state, news).await,
         }
         Ok(())
     }
@@ -321,101 +290,6 @@ impl Keeper {
             let Some(announced) = &payment.announced else { continue };
             self.inspect(payment, announced).await;
         }
-    }
-
-    /// Asks providers that have not called although it is time.
-    async fn check(&self, state: &mut State) {
-        let now = self.context.clock.now();
-        let mut unasked = false;
-        for payment in &state.order.payments {
-            let due = payment.check_at.is_some_and(|due| due <= now);
-            let Some(announced) = payment.announced.as_ref().filter(|_| due) else { continue };
-            if self.payments.knows(&payment.provider) {
-                self.inspect(payment, announced).await;
-            } else {
-                unasked = true;
-            }
-        }
-        if unasked {
-            self.put_off(state, None).await;
-        }
-    }
-
-    async fn inspect(&self, payment: &Payment, announced: &Created) {
-        let (payment_id, disputes) = (payment.id, payment.state == PaymentState::Disputed);
-        let what = What::Inspect { provider_order_id: announced.provider_order_id.clone(), inbox_id: None, disputes };
-        let job = Job { key: JobKey::Check(payment_id), order_id: self.order_id, payment_id, what };
-        self.payments.run(&payment.provider, job).await;
-    }
-
-    async fn answered(&self, state: &mut State, payment_id: PaymentId, task_id: TaskId, answer: Answer) {
-        if !state.order.tasks.iter().any(|task| task.id == task_id) {
-            // it was called off while it was under way, and may have been done all the same
-            if let Answer::Facts(facts) = answer {
-                self.facts(state, payment_id, &facts, None).await;
-            }
-            return;
-        }
-        let settled = match &answer {
-            Answer::Announced(created) => {
-                let announce = |draft: &mut Draft<'_>| {
-                    draft.announced(payment_id, created.clone());
-                    draft.task_done(task_id);
-                    Ok(((), Vec::new()))
-                };
-                self.decide(state, Who::Provider, Beside::Nothing, announce).await
-            }
-            Answer::Facts(facts) => {
-                let learn = |draft: &mut Draft<'_>| Ok(((), draft.answered(task_id, facts.clone())));
-                self.decide_with(state, Who::Provider, Beside::Nothing, ids_for(facts), learn).await
-            }
-            Answer::NotApproved => {
-                let step_back = |draft: &mut Draft<'_>| {
-                    draft.not_approved(payment_id);
-                    draft.task_done(task_id);
-                    Ok(((), Vec::new()))
-                };
-                self.decide(state, Who::Provider, Beside::Nothing, step_back).await
-            }
-            Answer::NotCharged => {
-                let put_off = |draft: &mut Draft<'_>| {
-                    draft.not_charged(payment_id);
-                    draft.task_done(task_id);
-                    Ok(((), draft.order.late_approval().into_iter().collect()))
-                };
-                self.decide(state, Who::Provider, Beside::Nothing, put_off).await
-            }
-            Answer::Failed(error) => {
-                let fail = |draft: &mut Draft<'_>| {
-                    draft.task_failed(task_id, error);
-                    Ok(((), Vec::new()))
-                };
-                self.decide(state, Who::Provider, Beside::Nothing, fail).await
-            }
-        };
-        if matches!(answer, Answer::Announced(_)) {
-            self.context.faults.hit("payment.announced", "");
-        }
-        if settled.is_err() {
-            self.put_off(state, Some(task_id)).await;
-        }
-        self.after_news(state, settled).await;
-    }
-
-    async fn facts(&self, state: &mut State, payment_id: PaymentId, facts: &[Fact], inbox_id: Option<i64>) {
-        self.context.faults.hit("order.learned", "");
-        let mark = inbox_id.map(|inbox_id| InboxMark { inbox_id, outcome: "applied" });
-        let beside = mark.map_or(Beside::Nothing, Beside::Webhook);
-        let learn = |draft: &mut Draft<'_>| {
-            let wishes = draft.learn(payment_id, facts.to_vec());
-            draft.checked(payment_id);
-            Ok(((), wishes))
-        };
-        let settled = self.decide_with(state, Who::Provider, beside, ids_for(facts), learn).await;
-        if settled.is_err() {
-            self.put_off(state, None).await;
-        }
-        self.after_news(state, settled).await;
     }
 
     async fn after_news(&self, state: &mut State, settled: Result<(), Refusal>) {
@@ -584,90 +458,5 @@ impl Keeper {
             hold,
         };
         by_sku.into_iter().zip(holds).map(line).collect()
-    }
-
-    // ── asking providers ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Hands every due call to its payment actor, which knows what it is already carrying. A call that is not `fresh` from a
-    /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
-    async fn dispatch(&self, state: &mut State, fresh: bool) {
-        let now = self.context.clock.now();
-        let mut unasked = Vec::new();
-        for task in state.order.tasks.iter().filter(|task| task.due_at <= now) {
-            let Some(payment) = state.order.payments.iter().find(|payment| Some(payment.id) == task.about.payment_id())
-            else {
-                continue;
-            };
-            if !self.payments.knows(&payment.provider) {
-                tracing::error!(order.id = %self.order_id, "an order waits for a provider that is not set up");
-                unasked.push(task.id);
-                continue;
-            }
-            let Some(what) = self.what(&state.order, task, payment, fresh) else {
-                unasked.push(task.id); // a charge is in its way that is not decided yet
-                continue;
-            };
-            let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, payment_id: payment.id, what };
-            self.payments.run(&payment.provider, job).await;
-        }
-        for task_id in unasked {
-            self.put_off(state, Some(task_id)).await;
-        }
-        self.dispatch_parcels(state).await;
-    }
-
-    fn what(&self, order: &Order, task: &Task, payment: &Payment, fresh: bool) -> Option<What> {
-        let known_as = || Some(payment.announced.as_ref()?.provider_order_id.clone());
-        // providers forget request ids: whoever repeats an old call looks first
-        let age = self.context.clock.now() - task.created_at;
-        let look_first = !fresh || task.attempts > 0 || age > REQUEST_IDS_KEPT;
-        match task.kind {
-            TaskKind::CreatePayment => Some(What::Create(Box::new(self.announcement(order, task, payment)))),
-            TaskKind::Capture | TaskKind::Authorise => Some(What::Charge {
-                task_id: task.id,
-                provider_order_id: known_as()?,
-                intent: payment.intent,
-                look_first,
-                charge_before: order.charge_before(&self.context.policy),
-            }),
-            TaskKind::CaptureAuthorised => Some(What::CaptureAuthorised {
-                task_id: task.id,
-                provider_order_id: known_as()?,
-                authorisation_id: payment.authorisation_left()?.0.to_owned(),
-                amount: task.amount?,
-                look_first,
-            }),
-            TaskKind::Void => Some(What::Void {
-                task_id: task.id,
-                provider_order_id: known_as()?,
-                authorisation_id: payment.still_reserved()?.to_owned(),
-            }),
-            TaskKind::Refund => {
-                let refund = order.refunds.iter().find(|refund| Some(refund.id) == task.about.refund_id())?;
-                Some(What::Refund {
-                    task_id: task.id,
-                    refund_id: refund.id,
-                    provider_order_id: known_as()?,
-                    capture_id: refund.capture_id.clone(),
-                    amount: refund.amount,
-                    look_first: age > REFUND_IDS_KEPT,
-                })
-            }
-            TaskKind::BuyLabel | TaskKind::VoidLabel | TaskKind::FetchLabel | TaskKind::SweepLabels => None,
-        }
-    }
-
-    fn announcement(&self, order: &Order, task: &Task, payment: &Payment) -> CreatePayment {
-        let (return_url, cancel_url) = (self.context.return_urls)(order.id);
-        CreatePayment {
-            request_id: task.id,
-            payment_id: payment.id,
-            reference: order.id.to_string(),
-            intent: payment.intent,
-            total: order.total,
-            ship_to: order.ship_to.clone(),
-            return_url,
-            cancel_url,
-        }
     }
 }

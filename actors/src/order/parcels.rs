@@ -118,7 +118,7 @@ impl Keeper {
                 self.put_off(state, Some(task.id)).await;
                 continue;
             };
-            self.shipping.run(&carrier, job).await;
+            self.shipping.run(&carrier, JobKey::Task(task.id), job).await;
         }
     }
 
@@ -129,7 +129,7 @@ impl Keeper {
             return None;
         }
         let what = self.parcel_call(order, shipment, task, first)?;
-        let job = Job { key: JobKey::Task(task.id), order_id: self.order_id, shipment_id, what };
+        let job = Job { order_id: self.order_id, shipment_id, what };
         Some((shipment.service.provider.clone(), job))
     }
 
@@ -173,9 +173,8 @@ impl Keeper {
                 continue;
             }
             let what = What::Track { carrier: carrier.clone(), tracking_number: number.clone() };
-            let key = JobKey::Track(shipment.id);
-            let job = Job { key, order_id: self.order_id, shipment_id: shipment.id, what };
-            self.shipping.run(&shipment.service.provider, job).await;
+            let job = Job { order_id: self.order_id, shipment_id: shipment.id, what };
+            self.shipping.run(&shipment.service.provider, JobKey::Track(shipment.id), job).await;
         }
         if unasked {
             self.learn_of_parcel(state, None, |draft| draft.put_off_tracking()).await;
