@@ -16,7 +16,7 @@ mod listeners;
 mod sales;
 mod shelf;
 
-// Calls to an outside party: a queue, a limit, a breaker.
+// Calls to an outside party: who may have one made, a queue, a limit, a breaker.
 mod calls;
 
 // The engine's SQL, who is to hear of what, which checkouts are retries, and the journal that alone writes.
