@@ -41,9 +41,9 @@ impl LeftAlone {
 /// What somebody is finding out or having done, by what keeps a call from being made twice.
 pub(crate) struct Claims<K: Eq + Hash>(Arc<DashSet<K>>);
 
-/// Travels with the call to the party, with the answer back to the order, and ends where it is dropped: when the answer was
-/// taken in, or anywhere on the way where the call or its answer is lost. Were it over with the answer's being sent, an order
-/// that looks what is due before it comes to that answer would ask for the same again: a card would be charged twice.
+/// Travels with the call to the party and with the answer back to the order, and ends where it is dropped: when the answer
+/// was taken in, or wherever one of the two is lost. Were it over as soon as the answer is sent, an order that looks what is
+/// due before it comes to that answer would ask for the same again: a card that was declined would be tried a second time.
 pub(crate) struct Claim<K: Eq + Hash> {
     claims: Arc<DashSet<K>>,
     key: K,

@@ -111,7 +111,8 @@ pub(crate) type Claim = calls::Claim<(Provider, JobKey)>;
 pub(crate) struct Payments(pub Arc<Directory<Paying>>);
 
 impl Payments {
-    /// Has a call made, unless it is being made. Where it cannot be taken now it stays due and comes again.
+    /// Has a call made, unless it is being made or its answer is on its way. Where it cannot be taken now it stays due and
+    /// comes again.
     pub(crate) async fn run(&self, provider: &str, key: JobKey, job: Job) {
         self.make(provider, key, Call::Job(job)).await;
     }

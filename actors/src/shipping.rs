@@ -95,7 +95,8 @@ pub(crate) enum Call {
 pub(crate) struct Shipping(pub Arc<Directory<Carrying>>);
 
 impl Shipping {
-    /// Has a call made, unless it is being made. Where it cannot be taken now it stays due and comes again.
+    /// Has a call made, unless it is being made or its answer is on its way. Where it cannot be taken now it stays due and
+    /// comes again.
     pub(crate) async fn run(&self, carrier: &str, key: JobKey, job: Job) {
         self.make(carrier, key, Call::Job(job)).await;
     }

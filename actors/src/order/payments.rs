@@ -123,8 +123,8 @@ impl Keeper {
         self.after_news(state, settled).await;
     }
 
-    /// Hands every due call to its payment actor, but for those that are with it or whose answer is on its way. A call that is not `fresh` from a
-    /// decision may have been made before by somebody who died: then money is looked for before it is asked for.
+    /// Hands every due call to its payment actor. A call that is not `fresh` from a decision may have been made before by
+    /// somebody who died: then money is looked for before it is asked for.
     pub(super) async fn dispatch(&self, state: &mut State, fresh: bool) {
         let now = self.context.clock.now();
         let mut unasked = Vec::new();

@@ -2,7 +2,7 @@
 //! says, whatever the engine believes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Mutex, MutexGuard},
 };
 
@@ -14,9 +14,8 @@ use souk_actors::{
         BuyLabel, Carrier, Label, LabelFile, LabelStatus, ParcelLocator, ProviderError, Tracking, TrackingStatus, Void,
     },
 };
-use tokio::sync::watch;
 
-use super::Mood;
+use super::moods::{Mood, Moods};
 
 /// What the carrier can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,8 +33,6 @@ struct Books {
     /// Every label ever made, in order, and whose.
     labels: Vec<(ShipmentId, Label)>,
     tracks: HashMap<String, Vec<Tracking>>,
-    moods: HashMap<Ask, VecDeque<Mood>>,
-    calls: HashMap<Ask, usize>,
     buy_as: Option<LabelStatus>,
     void_as: Option<Void>,
     files_move: bool,
@@ -45,13 +42,12 @@ pub(crate) struct FakeCarrier {
     name: &'static str,
     clock: Clock,
     books: Mutex<Books>,
-    /// How often those that hang were let go on.
-    gate: watch::Sender<u32>,
+    moods: Moods<Ask>,
 }
 
 impl FakeCarrier {
     pub(crate) fn new(name: &'static str, clock: Clock) -> Self {
-        Self { name, clock, books: Mutex::default(), gate: watch::channel(0).0 }
+        Self { name, clock, books: Mutex::default(), moods: Moods::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -60,12 +56,12 @@ impl FakeCarrier {
 
     /// The next question of this kind is taken so.
     pub(crate) fn next(&self, ask: Ask, mood: Mood) {
-        self.books().moods.entry(ask).or_default().push_back(mood);
+        self.moods.next(ask, mood);
     }
 
     /// Whoever hangs goes on.
     pub(crate) fn go_on(&self) {
-        self.gate.send_modify(|times| *times += 1);
+        self.moods.go_on();
     }
 
     /// Labels come out as this.
@@ -92,7 +88,7 @@ impl FakeCarrier {
 
     /// Questions of this kind so far.
     pub(crate) fn calls(&self, ask: Ask) -> usize {
-        self.books().calls.get(&ask).copied().unwrap_or(0)
+        self.moods.calls(ask)
     }
 
     /// Every label of a shipment that costs money.
@@ -142,58 +138,11 @@ impl FakeCarrier {
         self.books().tracks.entry(tracking_number.to_owned()).or_default().push(fact);
     }
 
-    async fn mood(&self, ask: Ask) -> Result<Reply, ProviderError> {
-        let mood = {
-            let mut books = self.books();
-            *books.calls.entry(ask).or_default() += 1;
-            let next = books.moods.get_mut(&ask).and_then(VecDeque::pop_front);
-            next.unwrap_or(Mood::Well)
-        };
-        match mood {
-            Mood::Well => Ok(Reply::Heard),
-            Mood::Broken => Err(unknown("it is broken")),
-            Mood::LosesReply => Ok(Reply::Lost),
-            Mood::Hangs => {
-                self.hang().await;
-                Ok(Reply::Heard)
-            }
-            Mood::HoldsReply => Ok(Reply::Held),
-            Mood::Says(error) => Err(error),
-        }
-    }
-
-    async fn hang(&self) {
-        let mut gate = self.gate.subscribe();
-        gate.changed().await.ok();
-    }
-
-    async fn reply<T>(&self, reply: Reply, answer: T) -> Result<T, ProviderError> {
-        match reply {
-            Reply::Heard => Ok(answer),
-            Reply::Lost => Err(unknown("the answer was lost")),
-            Reply::Held => {
-                self.hang().await;
-                Ok(answer)
-            }
-        }
-    }
-
     fn label(&self, label_id: &str) -> Result<Label, ProviderError> {
         let books = self.books();
         let found = books.labels.iter().find(|(_, label)| label.label_id == label_id);
         found.map(|(_, label)| label.clone()).ok_or_else(|| ProviderError::Dead("no such label".to_owned()))
     }
-}
-
-/// What becomes of an answer.
-enum Reply {
-    Heard,
-    Lost,
-    Held,
-}
-
-fn unknown(reason: &str) -> ProviderError {
-    ProviderError::Unknown { reason: reason.to_owned(), retry_after: None }
 }
 
 #[async_trait]
@@ -203,29 +152,29 @@ impl Carrier for FakeCarrier {
     }
 
     async fn buy(&self, wish: &BuyLabel) -> Result<Label, ProviderError> {
-        let reply = self.mood(Ask::Buy).await?;
+        let reply = self.moods.take(Ask::Buy).await?;
         let label = self.sell(wish.shipment_id);
-        self.reply(reply, label).await
+        reply.carry(label).await
     }
 
     async fn find(&self, shipment_id: ShipmentId) -> Result<Vec<Label>, ProviderError> {
-        let reply = self.mood(Ask::Find).await?;
+        let reply = self.moods.take(Ask::Find).await?;
         let mut found = self.labels(shipment_id);
         found.retain(|label| !matches!(label.status, LabelStatus::Failed(_)));
-        self.reply(reply, found).await
+        reply.carry(found).await
     }
 
     async fn look(&self, label_id: &str) -> Result<Label, ProviderError> {
-        let reply = self.mood(Ask::Look).await?;
+        let reply = self.moods.take(Ask::Look).await?;
         let mut label = self.label(label_id)?;
         if self.books().files_move {
             label.file_url = Some(format!("https://files.example/2/{label_id}.pdf"));
         }
-        self.reply(reply, label).await
+        reply.carry(label).await
     }
 
     async fn void(&self, label_id: &str) -> Result<Void, ProviderError> {
-        let reply = self.mood(Ask::Void).await?;
+        let reply = self.moods.take(Ask::Void).await?;
         let void = self.books().void_as.unwrap_or(Void::Done);
         let status = match void {
             Void::Pending => LabelStatus::Voiding,
@@ -233,22 +182,22 @@ impl Carrier for FakeCarrier {
             Void::Rejected => LabelStatus::VoidRejected,
         };
         self.decide(label_id, status);
-        self.reply(reply, void).await
+        reply.carry(void).await
     }
 
     async fn file(&self, url: &str) -> Result<LabelFile, ProviderError> {
-        let reply = self.mood(Ask::File).await?;
+        let reply = self.moods.take(Ask::File).await?;
         if self.books().files_move && url.contains("/1/") {
             return Err(ProviderError::Rejected("the address has ended".to_owned()));
         }
         let file = LabelFile { content_type: "application/pdf".to_owned(), bytes: b"%PDF \0 a label".to_vec() };
-        self.reply(reply, file).await
+        reply.carry(file).await
     }
 
     async fn track(&self, _: &str, tracking_number: &str) -> Result<Vec<Tracking>, ProviderError> {
-        let reply = self.mood(Ask::Track).await?;
+        let reply = self.moods.take(Ask::Track).await?;
         let found = self.books().tracks.get(tracking_number).cloned().unwrap_or_default();
-        self.reply(reply, found).await
+        reply.carry(found).await
     }
 
     fn locate(&self, body: &[u8]) -> ParcelLocator {

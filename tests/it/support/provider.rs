@@ -2,7 +2,7 @@
 //! engine believes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Mutex, MutexGuard},
 };
 
@@ -13,7 +13,8 @@ use souk_actors::{
     domain::{Money, RefundId, TaskId},
     ports::{CreatePayment, Created, Fact, FactKind, FactStatus, ListedEvent, Locator, PaymentProvider, ProviderError},
 };
-use tokio::sync::watch;
+
+use super::moods::{Mood, Moods};
 
 /// What the provider can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,23 +28,6 @@ pub(crate) enum Op {
     Void,
     Disputes,
     Events,
-}
-
-/// How it takes a question.
-#[derive(Debug, Clone)]
-pub(crate) enum Mood {
-    /// Answers.
-    Well,
-    /// A 5xx before anything happened.
-    Broken,
-    /// Does it, and the answer is lost on the way.
-    LosesReply,
-    /// Keeps the question, undone, until [`FakeProvider::go_on`].
-    Hangs,
-    /// Does it, and keeps the answer until [`FakeProvider::go_on`].
-    HoldsReply,
-    /// Says this, and does nothing.
-    Says(ProviderError),
 }
 
 /// What went back, under whose name: ours, or that of its payment.
@@ -102,9 +86,6 @@ struct Books {
     created: HashMap<TaskId, String>,
     captured: HashMap<TaskId, String>,
     refunded: HashMap<TaskId, String>,
-    moods: HashMap<Op, VecDeque<Mood>>,
-    always: HashMap<Op, Mood>,
-    calls: HashMap<Op, usize>,
     authorised: HashMap<TaskId, String>,
     /// Its own list of events.
     listed: Vec<(DateTime<Utc>, ListedEvent)>,
@@ -135,13 +116,12 @@ pub(crate) struct FakeProvider {
     name: &'static str,
     clock: Clock,
     books: Mutex<Books>,
-    /// How often those that hang were let go on.
-    gate: watch::Sender<u32>,
+    moods: Moods<Op>,
 }
 
 impl FakeProvider {
     pub(crate) fn new(name: &'static str, clock: Clock) -> Self {
-        Self { name, clock, books: Mutex::default(), gate: watch::channel(0).0 }
+        Self { name, clock, books: Mutex::default(), moods: Moods::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -150,17 +130,17 @@ impl FakeProvider {
 
     /// The next question of this kind is taken so.
     pub(crate) fn next(&self, op: Op, mood: Mood) {
-        self.books().moods.entry(op).or_default().push_back(mood);
+        self.moods.next(op, mood);
     }
 
     /// Every question of this kind is taken so from now on.
     pub(crate) fn always(&self, op: Op, mood: Mood) {
-        self.books().always.insert(op, mood);
+        self.moods.always(op, mood);
     }
 
     /// Whoever hangs goes on.
     pub(crate) fn go_on(&self) {
-        self.gate.send_modify(|times| *times += 1);
+        self.moods.go_on();
     }
 
     /// Captures come out as this.
@@ -180,7 +160,7 @@ impl FakeProvider {
 
     /// Questions of this kind so far.
     pub(crate) fn calls(&self, op: Op) -> usize {
-        self.books().calls.get(&op).copied().unwrap_or(0)
+        self.moods.calls(op)
     }
 
     /// The buyer approves what [`Created::approve_url`] showed.
@@ -323,49 +303,6 @@ impl FakeProvider {
     pub(crate) fn charges(&self) -> usize {
         self.books().orders.values().map(|order| order.captures.len()).sum()
     }
-
-    async fn mood(&self, op: Op) -> Result<bool, ProviderError> {
-        let mood = {
-            let mut books = self.books();
-            *books.calls.entry(op).or_default() += 1;
-            let next = books.moods.get_mut(&op).and_then(VecDeque::pop_front);
-            next.or_else(|| books.always.get(&op).cloned()).unwrap_or(Mood::Well)
-        };
-        match mood {
-            Mood::Well => Ok(true),
-            Mood::Broken => Err(unknown("it is broken")),
-            Mood::LosesReply => Ok(false),
-            Mood::Hangs => {
-                self.hang().await;
-                Ok(true)
-            }
-            Mood::HoldsReply => Ok(true),
-            Mood::Says(error) => Err(error),
-        }
-    }
-
-    async fn hang(&self) {
-        let mut gate = self.gate.subscribe();
-        gate.changed().await.ok();
-    }
-
-    /// Whether the reply of the question that was just taken is held back.
-    async fn reply<T>(&self, heard: bool, held: bool, answer: T) -> Result<T, ProviderError> {
-        if held {
-            self.hang().await;
-        }
-        if heard { Ok(answer) } else { Err(unknown("the answer was lost")) }
-    }
-
-    fn holds_next(&self, op: Op) -> bool {
-        let books = self.books();
-        let next = books.moods.get(&op).and_then(|moods| moods.front()).or_else(|| books.always.get(&op));
-        matches!(next, Some(Mood::HoldsReply))
-    }
-}
-
-fn unknown(reason: &str) -> ProviderError {
-    ProviderError::Unknown { reason: reason.to_owned(), retry_after: None }
 }
 
 fn facts(id: &str, order: &Order) -> Vec<Fact> {
@@ -399,8 +336,7 @@ impl PaymentProvider for FakeProvider {
     }
 
     async fn create(&self, wish: &CreatePayment) -> Result<Created, ProviderError> {
-        let held = self.holds_next(Op::Create);
-        let heard = self.mood(Op::Create).await?;
+        let reply = self.moods.take(Op::Create).await?;
         let at = self.clock.now();
         let provider_order_id = {
             let mut books = self.books();
@@ -417,20 +353,18 @@ impl PaymentProvider for FakeProvider {
             id
         };
         let approve_url = format!("https://pay.example/approve/{provider_order_id}");
-        self.reply(heard, held, Created { provider_order_id, approve_url }).await
+        reply.carry(Created { provider_order_id, approve_url }).await
     }
 
     async fn inspect(&self, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::Inspect);
-        let heard = self.mood(Op::Inspect).await?;
+        let reply = self.moods.take(Op::Inspect).await?;
         let found = self.books().orders.get(provider_order_id).map(|order| facts(provider_order_id, order));
         let found = found.ok_or_else(|| ProviderError::Dead("no such order".to_owned()))?;
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn capture(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::Capture);
-        let heard = self.mood(Op::Capture).await?;
+        let reply = self.moods.take(Op::Capture).await?;
         let at = self.clock.now();
         let found = {
             let mut books = self.books();
@@ -452,7 +386,7 @@ impl PaymentProvider for FakeProvider {
             }
             facts(provider_order_id, &books.orders[provider_order_id])
         };
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn refund(
@@ -462,8 +396,7 @@ impl PaymentProvider for FakeProvider {
         capture_id: &str,
         amount: Money,
     ) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::Refund);
-        let heard = self.mood(Op::Refund).await?;
+        let reply = self.moods.take(Op::Refund).await?;
         let at = self.clock.now();
         let found = {
             let mut books = self.books();
@@ -485,12 +418,11 @@ impl PaymentProvider for FakeProvider {
             }
             facts(order_id, order).into_iter().filter(|fact| fact.object_id == id).collect()
         };
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn authorise(&self, request_id: TaskId, provider_order_id: &str) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::Authorise);
-        let heard = self.mood(Op::Authorise).await?;
+        let reply = self.moods.take(Op::Authorise).await?;
         let at = self.clock.now();
         let found = {
             let mut books = self.books();
@@ -506,7 +438,7 @@ impl PaymentProvider for FakeProvider {
             }
             facts(provider_order_id, &books.orders[provider_order_id])
         };
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn capture_authorised(
@@ -516,8 +448,7 @@ impl PaymentProvider for FakeProvider {
         amount: Money,
         _last: bool,
     ) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::CaptureAuthorised);
-        let heard = self.mood(Op::CaptureAuthorised).await?;
+        let reply = self.moods.take(Op::CaptureAuthorised).await?;
         let now = self.clock.now();
         let found = {
             let mut books = self.books();
@@ -535,12 +466,11 @@ impl PaymentProvider for FakeProvider {
             }
             facts(&name, order)
         };
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn void(&self, _: TaskId, authorisation_id: &str) -> Result<Vec<Fact>, ProviderError> {
-        let held = self.holds_next(Op::Void);
-        let heard = self.mood(Op::Void).await?;
+        let reply = self.moods.take(Op::Void).await?;
         let now = self.clock.now();
         let found = {
             let mut books = self.books();
@@ -552,11 +482,11 @@ impl PaymentProvider for FakeProvider {
             (authorisation.status, authorisation.at) = (FactStatus::Voided, now);
             facts(&name, order)
         };
-        self.reply(heard, held, found).await
+        reply.carry(found).await
     }
 
     async fn disputes(&self, capture_id: &str) -> Result<Vec<Fact>, ProviderError> {
-        let heard = self.mood(Op::Disputes).await?;
+        let reply = self.moods.take(Op::Disputes).await?;
         let found = {
             let books = self.books();
             let captures = books.orders.values().flat_map(|order| &order.captures);
@@ -572,11 +502,11 @@ impl PaymentProvider for FakeProvider {
             };
             disputes.map(fact).collect()
         };
-        self.reply(heard, false, found).await
+        reply.carry(found).await
     }
 
     async fn events(&self, since: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<ListedEvent>, ProviderError> {
-        let heard = self.mood(Op::Events).await?;
+        let reply = self.moods.take(Op::Events).await?;
         let listed = self
             .books()
             .listed
@@ -584,7 +514,7 @@ impl PaymentProvider for FakeProvider {
             .filter(|(at, _)| *at >= since && *at <= until)
             .map(|(_, event)| event.clone())
             .collect();
-        self.reply(heard, false, listed).await
+        reply.carry(listed).await
     }
 
     fn locate(&self, body: &[u8]) -> Locator {
