@@ -388,3 +388,26 @@ async fn a_key_of_an_earlier_life_costs_its_neighbours_nothing() {
     shop.clean().await;
     shop.engine.stop().await;
 }
+
+/// Postgres believes that hardly anything waits, and would find a webhook among those that do; and what it believes of whole
+/// tables it is asked to count again before an audit reads them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_not_read_to_mark_one_of_it() {
+    const WAITING: i64 = 5_000;
+    let shop = TestEngine::start().await;
+    let mut conn = shop.db.conn().await;
+    let waiting =
+        "insert into inbox (provider, event_id, transmission_id, event_type, locator, body, received_at, next_at)
+                   select 'other', n::text, n::text, '', '{}', '', now(), 'infinity' from generate_series(1, $1) n";
+    sqlx::query(waiting).bind(WAITING).execute(&mut conn).await.expect("webhooks");
+    shop.sold(shop.sku(1).await, 1).await;
+    let marked = "select idx_scan from pg_stat_user_indexes where indexrelname = 'inbox_pkey'";
+    eventually("it was found by its id", async || shop.count(marked).await > 0).await;
+    let read = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'inbox_open'";
+    assert!(shop.count(read).await < WAITING);
+    sqlx::query("delete from inbox where provider = 'other'").execute(&mut conn).await.expect("forgotten");
+    shop.clean().await;
+    let counted = "select analyze_count + autoanalyze_count from pg_stat_user_tables where relname = 'inbox'";
+    assert!(shop.count(counted).await > 0);
+    shop.end().await;
+}

@@ -46,10 +46,12 @@ pub(super) async fn inbox(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     if rows.is_empty() {
         return Ok(());
     }
+    // the first word stands. Were `processed_at is null` a condition, all that waits would be read to find these by their
+    // ids: of `inbox_open` Postgres believes that hardly anything is in it
     sqlx::query(
-        "update inbox i set processed_at = w.at, outcome = w.outcome
+        "update inbox i set processed_at = coalesce(i.processed_at, w.at), outcome = coalesce(i.outcome, w.outcome)
          from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as w(id, outcome, at)
-         where i.id = w.id and i.processed_at is null",
+         where i.id = w.id",
     )
     .bind(column(&rows, |(_, row)| row.inbox_id))
     .bind(column(&rows, |(_, row)| row.outcome))

@@ -35,6 +35,7 @@ pub(super) async fn marks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     if rows.is_empty() {
         return Ok(());
     }
+    // `is not distinct from`: with `=`, all that is open would be read to find these by their ids
     sqlx::query(
         "with marked as (
              update outbox o
@@ -42,7 +43,7 @@ pub(super) async fn marks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
                  last_error = coalesce(w.error, o.last_error), sent_at = case when w.state = 'sent' then w.at end
              from unnest($1::bigint[], $2::text[], $3::int[], $4::timestamptz[], $5::text[], $6::timestamptz[])
                  as w(id, state, attempts, next_at, error, at)
-             where o.id = w.id and o.state = 'open'
+             where o.id = w.id and o.state is not distinct from 'open'
              returning o.id, o.channel, o.subscription_id, o.order_id, o.state, o.next_at
          )
          update outbox o set next_at = m.next_at from marked m
