@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub ids: Ids,
     /// For loading and looking, for ids and the inbox; stock, orders and money are written by the journal alone.
     pub pool: PgPool,
+    /// For the reconciler, which looks what is due.
+    pub looking: PgPool,
     /// For lists and other questions of people, which may take their time: no actor waits behind them.
     pub reading: PgPool,
     pub faults: Arc<Faults>,

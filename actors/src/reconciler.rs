@@ -175,20 +175,21 @@ impl Reconciler {
     }
 
     async fn look(&self) -> Result<(), sqlx::Error> {
-        let (pool, now) = (&self.context.pool, self.context.clock.now());
+        let Context { pool, looking, .. } = &*self.context;
+        let now = self.context.clock.now();
         self.find_out_whether_superseded(load::epoch(pool).await?).await;
         for sale in self.context.sales.list().iter().filter(|sale| sale.waiting_room && sale.is_open(now)) {
             self.rooms.lobby(sale.id).await.ok(); // from then on it is looked at with every beat
         }
         let quarantined: Vec<i64> = self.orders.0.quarantined().iter().map(|order_id| order_id.0).collect();
-        let orders = load::due(pool, now, &quarantined, MOST).await?;
+        let orders = load::due(looking, now, &quarantined, MOST).await?;
         for order_id in orders {
             // one that is at work will come to it: what is due stays due
             if self.orders.0.find(order_id).is_none_or(|cell| cell.depth() == 0) {
                 self.orders.tell(order_id, order::Msg::Work).await;
             }
         }
-        for webhook in load::due_inbox(pool, now, MOST).await? {
+        for webhook in load::due_inbox(looking, now, MOST).await? {
             self.signal(webhook).await;
         }
         for (provider, stretch) in inbox::due_lists(pool, now).await? {

@@ -113,7 +113,8 @@ impl Engine {
     /// # Errors
     /// Where the database cannot be reached or is not migrated.
     pub async fn start(settings: Settings) -> Result<Self, sqlx::Error> {
-        let pool = open_pool(&settings, settings.pool, &PLANS).await?;
+        let pool = open_pool(&settings, settings.pool, &[]).await?;
+        let looking = open_pool(&settings, 1, &IN_ORDER).await?;
         let reading = open_pool(&settings, READING, &[]).await?;
         let clock = settings.clock;
         clock.calibrate(sqlx::query_scalar::<_, DateTime<Utc>>("select clock_timestamp()").fetch_one(&pool).await?);
@@ -151,6 +152,7 @@ impl Engine {
             journal,
             ids: Ids::new(pool.clone(), clock.clone()),
             pool,
+            looking,
             reading,
             faults: settings.faults,
             providers: settings
@@ -301,7 +303,8 @@ impl Engine {
         self.heartbeats.iter().for_each(tokio::task::JoinHandle::abort);
         self.tree.fell().await;
         let patience = Duration::from_secs(5);
-        let closed = futures::future::join(self.context.reading.close(), self.context.pool.close());
+        let Context { pool, looking, reading, .. } = &*self.context;
+        let closed = futures::future::join3(pool.close(), looking.close(), reading.close());
         tokio::time::timeout(patience, closed).await.ok();
     }
 
@@ -324,22 +327,19 @@ async fn know_retries(context: Arc<Context>) {
 
 /// Whoever asked has left long before: Postgres is not to go on for nobody, nor a connection be kept by it.
 const STATEMENT_TIMEOUT: &str = "60s";
-/// What actors ask for is found by an index and in its order, and no more of it is read than is taken. A plan made from the
-/// statistics of a table that was smaller reads all that was ever due, at every look.
-const PLANS: [(&str, &str); 3] = [
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("jit", "off"), // a table of two rows without an index would be worth a compiler, by the price put on reading it whole
-];
 /// Connections for what people read.
 const READING: u32 = 4;
 
-async fn open_pool(settings: &Settings, connections: u32, planning: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
+/// What is due is read in the order of its index, and no more of it than is taken. A plan from the statistics of a table that
+/// was smaller gathers all that was ever due to sort it, and leaves what is dead in the index for the next look.
+const IN_ORDER: [(&str, &str); 1] = [("enable_bitmapscan", "off")];
+
+async fn open_pool(settings: &Settings, connections: u32, plans: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
     let connect = settings.connect.clone().application_name("souk engine");
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(2))
-        .connect_with(connect.options([("statement_timeout", STATEMENT_TIMEOUT)]).options(planning.iter().copied()))
+        .connect_with(connect.options([("statement_timeout", STATEMENT_TIMEOUT)]).options(plans.iter().copied()))
         .await
 }
 

@@ -54,9 +54,10 @@ pub(crate) async fn store(
 /// A webhook names nothing that is known here (another shop may share the account), or nothing that its provider will speak
 /// of. One that has been tried for days is given up: what it was about has checks of its own.
 pub(crate) async fn give_up_in_time(pool: &PgPool, inbox_id: i64, outcome: &'static str, now: DateTime<Utc>) {
+    // `coalesce`: with `is null` all that waits would be read to find this one
     let marked = sqlx::query(
         "update inbox set processed_at = $2, outcome = $4
-         where id = $1 and processed_at is null and received_at < $3",
+         where id = $1 and coalesce(processed_at, 'infinity') = 'infinity' and received_at < $3",
     )
     .bind(inbox_id)
     .bind(now)

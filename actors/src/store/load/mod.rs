@@ -55,7 +55,7 @@ pub(crate) async fn counters(pool: &PgPool, sku_ids: &[i64]) -> Result<HashMap<i
 /// The orders that something is due for — the end of a hold, a provider call, a check — the longest due first, `most` of
 /// each. `without` are those whose actors answer nobody: they must not stand in the way of the others.
 pub(crate) async fn due(
-    pool: &PgPool,
+    looking: &PgPool,
     now: DateTime<Utc>,
     without: &[i64],
     most: i64,
@@ -73,7 +73,7 @@ pub(crate) async fn due(
     .bind(now)
     .bind(without)
     .bind(most)
-    .fetch_all(pool)
+    .fetch_all(looking)
     .await
 }
 
@@ -102,7 +102,7 @@ pub(crate) async fn wake_inbox(pool: &PgPool, now: DateTime<Utc>) -> Result<(), 
 
 /// Webhooks to be dealt with (again), oldest first. Their next turn is put off by the asking, so that one that cannot be
 /// dealt with yet (its order is not known) comes back later, less and less often.
-pub(crate) async fn due_inbox(pool: &PgPool, now: DateTime<Utc>, most: i64) -> Result<Vec<Waiting>, sqlx::Error> {
+pub(crate) async fn due_inbox(looking: &PgPool, now: DateTime<Utc>, most: i64) -> Result<Vec<Waiting>, sqlx::Error> {
     let rows = sqlx::query(
         "update inbox set attempts = attempts + 1,
              next_at = $1 + make_interval(secs => least(3600, 5 * power(2, least(attempts, 10))))
@@ -113,7 +113,7 @@ pub(crate) async fn due_inbox(pool: &PgPool, now: DateTime<Utc>, most: i64) -> R
     )
     .bind(now)
     .bind(most)
-    .fetch_all(pool)
+    .fetch_all(looking)
     .await?;
     let read = |row: &PgRow| {
         Ok(Waiting {

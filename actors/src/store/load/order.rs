@@ -11,6 +11,8 @@ use crate::domain::{
 /// An order with all that decisions about it need. Of most orders there are no refunds, parcels and open calls: which of
 /// them there are is read with its row, and nothing is asked about the others.
 ///
+/// `state::text`: as an enum it fits `task_due`, and the open calls of all orders would be read to find those of one.
+///
 /// The version is read first: should the order move while the rest is read, the next decision meets the journal's fence,
 /// changes nothing and loads again.
 pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Order>, sqlx::Error> {
@@ -20,7 +22,7 @@ pub(crate) async fn order(pool: &PgPool, order_id: OrderId) -> Result<Option<Ord
              (select coalesce(max(seq), 1) from order_event e where e.order_id = o.id) as last_event,
              exists (select from payment p where p.order_id = o.id) as has_payments,
              exists (select from refund r where r.order_id = o.id) as has_refunds,
-             exists (select from task t where t.order_id = o.id and t.state = 'open') as has_tasks,
+             exists (select from task t where t.order_id = o.id and t.state::text = 'open') as has_tasks,
              exists (select from shipment s where s.order_id = o.id) as has_shipments,
              exists (select from goods_return g where g.order_id = o.id) as has_returns
          from customer_order o where id = $1",
@@ -176,7 +178,7 @@ async fn tasks(pool: &PgPool, order_id: OrderId, currency: Currency) -> Result<V
     let rows = sqlx::query(
         "select id, payment_id, refund_id, shipment_id, kind::text, amount_minor, attempts, due_at, created_at,
              coalesce(last_error ~ '^(declined|dead|rejected): ', false) as refused
-         from task where order_id = $1 and state = 'open' order by id",
+         from task where order_id = $1 and state::text = 'open' order by id",
     )
     .bind(order_id)
     .fetch_all(pool)

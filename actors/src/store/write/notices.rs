@@ -35,7 +35,8 @@ pub(super) async fn marks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
     if rows.is_empty() {
         return Ok(());
     }
-    // `is not distinct from`: with `=`, all that is open would be read to find these by their ids
+    // `state::text`, and the rows that follow by a question for each: else all that is open would be read to find these few,
+    // for Postgres believes that hardly anything is in an index of what is open
     sqlx::query(
         "with marked as (
              update outbox o
@@ -43,12 +44,17 @@ pub(super) async fn marks(conn: &mut PgConnection, changes: &[(&Entry, &Changes)
                  last_error = coalesce(w.error, o.last_error), sent_at = case when w.state = 'sent' then w.at end
              from unnest($1::bigint[], $2::text[], $3::int[], $4::timestamptz[], $5::text[], $6::timestamptz[])
                  as w(id, state, attempts, next_at, error, at)
-             where o.id = w.id and o.state is not distinct from 'open'
+             where o.id = w.id and o.state::text = 'open'
              returning o.id, o.channel, o.subscription_id, o.order_id, o.state, o.next_at
          )
-         update outbox o set next_at = m.next_at from marked m
-         where m.state = 'open' and o.state = 'open' and o.channel = m.channel and o.subscription_id = m.subscription_id
-             and o.order_id = m.order_id and o.id > m.id and o.next_at < m.next_at",
+         update outbox o set next_at = m.next_at
+         from marked m cross join lateral (
+             select l.id from outbox l
+             where l.state = 'open' and l.channel = m.channel and l.subscription_id = m.subscription_id
+                 and l.order_id = m.order_id and l.id > m.id and l.next_at < m.next_at
+             order by l.id offset 0
+         ) later
+         where m.state = 'open' and o.id = later.id",
     )
     .bind(column(&rows, |(_, row)| row.id.0))
     .bind(column(&rows, |(_, row)| row.state.as_str()))
@@ -136,7 +142,7 @@ pub(super) async fn unsubscribed(conn: &mut PgConnection, changes: &[(&Entry, &C
     }
     sqlx::query(
         "with ended as (delete from webhook_subscription where id = any($1)),
-         untold as (delete from outbox where subscription_id = any($1) returning id)
+         untold as (delete from outbox where subscription_id = any($1) and subscription_id <> 0 returning id)
          delete from webhook_attempt where notice_id in (select id from untold)",
     )
     .bind(&ids)
