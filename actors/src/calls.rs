@@ -91,8 +91,26 @@ impl<C> Calls<C> {
         }
     }
 
+    /// Begins as many as may be under way. `make` hears for how long the breaker puts its call off; what `ended` hears has to
+    /// come back to [`Calls::ended`].
+    pub(crate) fn start<F: Future<Output = End> + Send + 'static>(
+        &mut self,
+        now: DateTime<Utc>,
+        make: impl Fn(C, Option<Duration>) -> F,
+        ended: impl Fn(End, bool) + Clone + Send + 'static,
+    ) {
+        while let Some((call, pass)) = self.next(now) {
+            let (making, ended, trial) = (make(call, pass.refused()), ended.clone(), pass.is_trial());
+            tokio::spawn(async move {
+                // a call that panics has ended too: its row is still due
+                let end = tokio::spawn(making).await.unwrap_or(End::Uncertain);
+                ended(end, trial);
+            });
+        }
+    }
+
     /// The next call to begin, and what the breaker says to it; none while as many as may be are under way.
-    pub(crate) fn next(&mut self, now: DateTime<Utc>) -> Option<(C, Pass)> {
+    fn next(&mut self, now: DateTime<Utc>) -> Option<(C, Pass)> {
         if self.running >= AT_ONCE {
             return None;
         }
@@ -163,7 +181,7 @@ struct Breaker {
 
 /// What the breaker says to a call.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
+enum Pass {
     Free,
     /// The one call that tries.
     Trial,
@@ -173,14 +191,14 @@ pub(crate) enum Pass {
 
 impl Pass {
     /// For how long the call is put off.
-    pub(crate) fn refused(&self) -> Option<Duration> {
+    fn refused(&self) -> Option<Duration> {
         match self {
             Self::Refused(pause) => Some(*pause),
             Self::Free | Self::Trial => None,
         }
     }
 
-    pub(crate) fn is_trial(&self) -> bool {
+    fn is_trial(&self) -> bool {
         *self == Self::Trial
     }
 }

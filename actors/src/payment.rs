@@ -222,22 +222,22 @@ impl Actor for Caller {
 
 impl Caller {
     fn start_calls(&self, myself: &ActorRef<Envelope<Paying>>, calls: &mut Calls<(Call, Claim)>) {
-        while let Some(((call, claim), pass)) = calls.next(self.context.clock.now()) {
+        let make = |(call, claim), refused| {
             let errand = Errand {
                 context: Arc::clone(&self.context),
                 orders: self.orders.clone(),
                 provider: Arc::clone(&self.provider),
-                refused: pass.refused(),
+                refused,
             };
-            let (cell, actor, trial) = (self.cell.clone(), myself.clone(), pass.is_trial());
-            tokio::spawn(async move {
-                // a call that panics has ended too: its row is still due
-                let end = tokio::spawn(errand.make(call, claim)).await.unwrap_or(End::Uncertain);
-                if let Some(cell) = cell.upgrade() {
-                    cell.nudge(&actor, Msg::Ended { end, trial });
-                }
-            });
-        }
+            errand.make(call, claim)
+        };
+        let (cell, actor) = (self.cell.clone(), myself.clone());
+        let ended = move |end, trial| {
+            if let Some(cell) = cell.upgrade() {
+                cell.nudge(&actor, Msg::Ended { end, trial });
+            }
+        };
+        calls.start(self.context.clock.now(), make, ended);
     }
 }
 

@@ -8,10 +8,7 @@ use souk_actors::{
 };
 use sqlx::raw_sql;
 
-use crate::support::{
-    Ask, Mood, Op, TestEngine, eventually,
-    goods::{everything, some},
-};
+use crate::support::{Ask, Op, TestEngine, eventually, goods::some};
 
 impl TestEngine {
     /// Something happens while the order cannot commit what it has begun; then it can.
@@ -43,10 +40,7 @@ impl TestEngine {
 async fn a_charge_whose_answer_waits_is_not_asked_for_again() {
     let shop = TestEngine::start().await;
     let order_id = shop.order(shop.sku(1).await, 1).await;
-    let provider_order_id = shop.approve(order_id).await;
-    shop.provider.next(Op::Capture, Mood::HoldsReply);
-    shop.call_about(&provider_order_id).await;
-    eventually("it is charged", async || shop.provider.charges() == 1).await;
+    shop.charged_unheard(order_id).await;
     shop.while_busy(order_id, async || {
         shop.provider.go_on();
         shop.has_unread(order_id, 1).await;
@@ -61,9 +55,7 @@ async fn a_charge_whose_answer_waits_is_not_asked_for_again() {
 async fn a_label_whose_answer_waits_is_not_looked_for() {
     let shop = TestEngine::start().await;
     let order_id = shop.paid(&[(shop.sku(1).await, 1)]).await;
-    shop.carrier.next(Ask::Buy, Mood::HoldsReply);
-    let shipment_id = shop.pack(order_id, everything()).await;
-    eventually("it is bought there", async || shop.carrier.labels(shipment_id).len() == 1).await;
+    let shipment_id = shop.labelled_unheard(order_id).await;
     shop.while_busy(order_id, async || {
         shop.carrier.go_on();
         shop.has_unread(order_id, 1).await;
@@ -80,9 +72,7 @@ async fn an_answer_that_is_lost_with_its_order_is_fetched_again() {
     let shop = TestEngine::start().await;
     let order_id = shop.paid(&[(shop.sku(2).await, 2)]).await;
     let (_, number) = shop.labelled(order_id, some(&[(0, 1)])).await;
-    shop.carrier.next(Ask::Buy, Mood::HoldsReply);
-    let shipment_id = shop.pack(order_id, everything()).await;
-    eventually("it is bought there", async || shop.carrier.labels(shipment_id).len() == 1).await;
+    let shipment_id = shop.labelled_unheard(order_id).await;
     shop.faults.arm("order.tracked", None, Fault::Panic, 0, 1);
     shop.while_busy(order_id, async || {
         shop.carrier.scan(&number, TrackingStatus::Transit, 1);

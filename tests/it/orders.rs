@@ -7,7 +7,7 @@ use souk_actors::{
     ports::{FactStatus, Locator, ProviderError},
 };
 
-use crate::support::{Mood, Op, Setup, TestEngine, basket, eventually, eventually_or, usd};
+use crate::support::{Mood, Op, Setup, TestEngine, basket, eventually, usd};
 
 const PRICE: i64 = 1_000;
 
@@ -323,10 +323,7 @@ async fn money_that_comes_after_the_hold_buys_what_is_still_there() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
     let order_id = shop.order(sku_id, 1).await;
-    let provider_order_id = shop.approve(order_id).await;
-    shop.provider.next(Op::Capture, Mood::HoldsReply);
-    shop.call_about(&provider_order_id).await;
-    eventually("the provider has charged", async || shop.provider.charges() == 1).await;
+    shop.charged_unheard(order_id).await;
     shop.expires_unasked(order_id).await;
     assert_eq!(shop.stock(sku_id).await, (1, 0));
     shop.answers();
@@ -341,10 +338,7 @@ async fn money_that_comes_after_the_last_one_is_sold_goes_back_once() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
     let order_id = shop.order(sku_id, 1).await;
-    let provider_order_id = shop.approve(order_id).await;
-    shop.provider.next(Op::Capture, Mood::HoldsReply);
-    shop.call_about(&provider_order_id).await;
-    eventually("the provider has charged", async || shop.provider.charges() == 1).await;
+    let provider_order_id = shop.charged_unheard(order_id).await;
     shop.expires_unasked(order_id).await;
     shop.order(sku_id, 1).await;
     shop.provider.next(Op::Refund, Mood::LosesReply);
@@ -419,12 +413,12 @@ async fn a_hold_that_was_renewed_for_a_charge_ends_when_that_is_declined() {
     shop.approve_at_last(order_id).await;
     shop.provider.next(Op::Capture, Mood::Says(ProviderError::Declined("no funds".into())));
     shop.later(TimeDelta::seconds(25));
-    let declined = async || shop.timeline(order_id).await.contains(&"payment_declined".to_owned());
-    eventually_or("it is declined", declined, async || shop.timeline(order_id).await.join(" ")).await;
+    shop.attempt_becomes(order_id, PaymentState::Declined).await;
     shop.becomes(order_id, OrderStatus::Expired).await;
     assert_eq!(shop.since_expired(order_id).await, ["expired", "reopened", "payment_declined", "expired"]);
     assert_eq!(shop.provider.calls(Op::Capture), 1);
-    eventually("the goods are free", async || shop.stock(sku_id).await == (1, 0)).await;
+    assert_eq!(shop.stock(sku_id).await, (1, 0));
+    assert!(shop.engine.pay(order_id, "fake").await.is_err(), "its time is over");
     shop.end().await;
 }
 
@@ -467,10 +461,7 @@ async fn a_cancel_meets_a_charge() {
     let shop = TestEngine::start().await;
     let sku_id = shop.sku(1).await;
     let order_id = shop.order(sku_id, 1).await;
-    let provider_order_id = shop.approve(order_id).await;
-    shop.provider.next(Op::Capture, Mood::HoldsReply);
-    shop.call_about(&provider_order_id).await;
-    eventually("the provider has charged", async || shop.provider.charges() == 1).await;
+    shop.charged_unheard(order_id).await;
     assert_eq!(shop.engine.cancel(order_id, Who::Buyer).await, Ok(OrderStatus::Cancelled));
     assert_eq!(shop.engine.cancel(order_id, Who::Buyer).await, Ok(OrderStatus::Cancelled), "asked twice, done once");
     assert_eq!(shop.stock(sku_id).await, (1, 0));
@@ -730,10 +721,7 @@ async fn an_engine_finishes_what_another_one_began() {
     let sku_id = old.sku(3).await;
     let (paying, charged, waiting) =
         (old.order(sku_id, 1).await, old.order(sku_id, 1).await, old.order(sku_id, 1).await);
-    let provider_order_id = old.approve(charged).await;
-    old.provider.next(Op::Capture, Mood::HoldsReply);
-    old.call_about(&provider_order_id).await;
-    eventually("the provider has charged", async || old.provider.charges() == 1).await;
+    old.charged_unheard(charged).await;
     old.provider.next(Op::Create, Mood::Hangs);
     let engine = std::sync::Arc::clone(&old.engine);
     tokio::spawn(async move { engine.pay(paying, "fake").await });
@@ -803,10 +791,7 @@ async fn late_money_that_went_back_at_the_provider_buys_nothing() {
 async fn a_refund_that_is_refused_is_asked_for_until_it_is_granted() {
     let shop = TestEngine::start().await;
     let order_id = shop.order(shop.sku(1).await, 1).await;
-    let provider_order_id = shop.approve(order_id).await;
-    shop.provider.next(Op::Capture, Mood::HoldsReply);
-    shop.call_about(&provider_order_id).await;
-    eventually("the provider has charged", async || shop.provider.charges() == 1).await;
+    shop.charged_unheard(order_id).await;
     shop.engine.cancel(order_id, Who::Buyer).await.unwrap();
     shop.provider.always(Op::Refund, Mood::Says(ProviderError::Rejected("no funds today".into())));
     shop.answers();

@@ -512,9 +512,7 @@ async fn delivered_is_the_last_word_also_with_an_older_date() {
 async fn news_that_overtakes_the_labels_answer_waits_for_it() {
     let shop = TestEngine::start().await;
     let order_id = shop.paid(&[(shop.sku(5).await, 1)]).await;
-    shop.carrier.next(Ask::Buy, Mood::HoldsReply);
-    let shipment_id = shop.pack(order_id, everything()).await;
-    eventually("it is bought there", async || shop.carrier.labels(shipment_id).len() == 1).await;
+    let shipment_id = shop.labelled_unheard(order_id).await;
     let label = shop.carrier.labels(shipment_id)[0].clone();
     let number = label.tracking_number.unwrap();
     shop.carrier.scan(&number, TrackingStatus::Transit, 1);

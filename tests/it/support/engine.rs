@@ -22,7 +22,7 @@ use souk_actors::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use super::{FakeCarrier, FakeProvider, TestDb, eventually};
+use super::{FakeCarrier, FakeProvider, Mood, Op, TestDb, eventually};
 
 /// What a test may want otherwise.
 pub(crate) struct Setup {
@@ -156,6 +156,15 @@ impl TestEngine {
     pub(crate) async fn approve(&self, order_id: OrderId) -> String {
         let approve_url = self.engine.pay(order_id, "fake").await.expect("it can be paid");
         self.provider.approve(&approve_url)
+    }
+
+    /// The first order that the provider has charged, and nobody here has heard so until it goes on.
+    pub(crate) async fn charged_unheard(&self, order_id: OrderId) -> String {
+        let provider_order_id = self.approve(order_id).await;
+        self.provider.next(Op::Capture, Mood::HoldsReply);
+        self.call_about(&provider_order_id).await;
+        eventually("the provider has charged", async || self.provider.charges() == 1).await;
+        provider_order_id
     }
 
     /// The provider calls us about its order.

@@ -12,7 +12,7 @@ use souk_actors::{
     store::read::ShipmentView,
 };
 
-use super::{TestEngine, basket};
+use super::{Ask, Mood, TestEngine, basket, eventually};
 
 /// A box as carriers take it.
 pub(crate) const BOX: Parcel = Parcel { length_mm: 300, width_mm: 200, height_mm: 100, grams: 900 };
@@ -85,6 +85,14 @@ impl TestEngine {
         self.shipment_becomes(order_id, shipment_id, ShipmentState::Labelled).await;
         let number = self.shipment(order_id, shipment_id).await.tracking_number.expect("a label has a number");
         (shipment_id, number)
+    }
+
+    /// A shipment whose label is bought, and nobody here has heard so until the carrier goes on.
+    pub(crate) async fn labelled_unheard(&self, order_id: OrderId) -> ShipmentId {
+        self.carrier.next(Ask::Buy, Mood::HoldsReply);
+        let shipment_id = self.pack(order_id, everything()).await;
+        eventually("it is bought there", async || self.carrier.labels(shipment_id).len() == 1).await;
+        shipment_id
     }
 
     /// The carrier calls about a parcel; false where it said the same before.
